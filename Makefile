@@ -1,0 +1,98 @@
+# The whole pipeline as files that depend on files: a second run does nothing, an interrupted one goes on.
+#
+#   make all                                  on generated faces, with small encoders trained here
+#   make all DATA=... ANNOTATIONS=... WEIGHTS=...   on Aff-Wild2, with the full-size encoders
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.installed
+
+ifdef DATA
+OUT       ?= out/data
+CONFIGS   := configs/abaw4
+HEADS     := lstm gru transformer none
+VIDEOS    := $(DATA)
+ifndef ANNOTATIONS
+$(error ANNOTATIONS is missing: make all DATA=/path/to/cropped_aligned ANNOTATIONS=/path WEIGHTS=/path)
+endif
+ifdef WEIGHTS
+export ABAW_WEIGHTS := $(WEIGHTS)
+endif
+BACKBONES := mae iresnet densenet
+ENCODERS  :=
+else
+OUT       ?= out/demo
+CONFIGS   := configs/demo
+HEADS     := lstm gru transformer none
+VIDEOS    := $(OUT)/data/cropped_aligned
+ANNOTATIONS := $(OUT)/data/annotations
+BACKBONES := $(addprefix $(OUT)/encoders/,mae iresnet densenet)
+ENCODERS  := $(addsuffix /backbone.yaml,$(BACKBONES))
+DEMO      := $(OUT)/data/contact_sheet.png
+endif
+
+FEATS   := $(OUT)/feats.h5
+RUNS    := $(addprefix $(OUT)/runs/,$(HEADS))
+SCORES  := $(addsuffix /scores.json,$(RUNS))
+AVERAGE := $(OUT)/runs/average
+REPORT  := $(OUT)/report.html
+
+.PHONY: help all test bench clean
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+help:
+	@echo "make all     frames -> features -> heads -> scores and report (demo data unless DATA is given)"
+	@echo "             make all DATA=/path/to/cropped_aligned ANNOTATIONS=/path WEIGHTS=/path"
+	@echo "make test    the tests"
+	@echo "make bench   the benchmarks, as tables of ratios"
+	@echo "make clean   removes out/ (the environment in $(VENV) stays)"
+
+all: $(REPORT)
+	@$(BIN)/abaw-seq evaluate $(RUNS) $(AVERAGE) --summary --constant --title "Validation scores"
+	@echo "report: $(REPORT)"
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+bench: $(READY)
+	$(BIN)/python -m tests.benchmarks
+
+clean:
+	rm -rf out
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one with make PYTHON=/path/to/python3"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (PyTorch is large: a few minutes the first time)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all]"
+	@touch $@
+
+# Demo data and the encoders that are trained on it.
+$(OUT)/data/contact_sheet.png: | $(READY)
+	@mkdir -p $(OUT)
+	$(BIN)/abaw-feats demo $(OUT)/data
+
+$(OUT)/encoders/mae/backbone.yaml: configs/demo/mae.yaml $(DEMO) | $(READY)
+	$(BIN)/abaw-feats pretrain --config $< --videos $(VIDEOS) --out $(@D) --resume
+
+$(OUT)/encoders/%/backbone.yaml: configs/demo/%.yaml $(DEMO) | $(READY)
+	$(BIN)/abaw-feats finetune --config $< --videos $(VIDEOS) --annotations $(ANNOTATIONS) --out $(@D) --resume
+
+# Stage 1: one pass over the frames for all backbones.
+$(FEATS): $(ENCODERS) $(DEMO) | $(READY)
+	@mkdir -p $(OUT)
+	$(BIN)/abaw-extract $(addprefix --backbone ,$(BACKBONES)) --videos $(VIDEOS) --annotations $(ANNOTATIONS) -o $@
+
+# Stage 2: heads on the cached sequences. A finished run whose inputs have changed is made again.
+$(OUT)/runs/%/scores.json: $(CONFIGS)/%.yaml $(FEATS)
+	@if [ -e $@ ]; then rm -r $(@D); fi
+	$(BIN)/abaw-seq train --config $< --feats $(FEATS) --run $(@D) --resume
+
+$(AVERAGE)/scores.json: $(SCORES)
+	$(BIN)/abaw-seq ensemble $(filter-out %/none,$(RUNS)) --run $(@D)
+
+$(REPORT): $(SCORES) $(AVERAGE)/scores.json
+	$(BIN)/abaw-seq report $(AVERAGE) $(RUNS) --frames $(VIDEOS) -o $(OUT)

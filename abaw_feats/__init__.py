@@ -1,0 +1,1 @@
+"""Frozen vision encoders over cropped face frames: extraction, pre-training, fine-tuning."""

@@ -1,0 +1,155 @@
+"""What every command shares on the terminal: one-line errors, progress, tables.
+
+Importing this module is cheap (click only), so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+
+from abaw_seq.errors import AbawError
+
+PLAIN_PROGRESS_SECONDS = 10.0
+
+
+def say(text: str) -> None:
+    """Print one line to standard error, where all talk that is not a result goes."""
+    click.echo(text, err=True)
+
+
+class _OneLineErrors(click.Command):
+    """A command whose errors are one line each; tracebacks appear with `--debug` alone."""
+
+    def main(self, args=None, prog_name=None, **extra):
+        args = list(sys.argv[1:] if args is None else args)
+        debug = "--debug" in args
+        args = [arg for arg in args if arg != "--debug"]
+        try:
+            code = super().main(args, prog_name, **{**extra, "standalone_mode": False})
+        except Exception as error:
+            if debug:
+                raise
+            message, code = _explain(error)
+            say(f"error: {message}")
+        except KeyboardInterrupt:
+            say("interrupted: what was finished is kept, run the same command to go on")
+            code = 130
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+class OneLineCommand(_OneLineErrors):
+    """A stand-alone command with one-line errors."""
+
+
+class OneLineGroup(_OneLineErrors, click.Group):
+    """A group of verbs with one-line errors."""
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """(one line, exit code) for what ended a command."""
+    if isinstance(error, AbawError):
+        return _one_line(error), error.exit_code
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return error.format_message(), 2
+    if isinstance(error, click.ClickException):
+        where = error.ctx.command_path if getattr(error, "ctx", None) else "abaw"
+        return f"{_one_line(error.format_message())} (see {where} --help)", 2
+    if isinstance(error, click.Abort):
+        return "interrupted", 130
+    if isinstance(error, OSError) and error.errno is not None:
+        named = f"{error.filename}: " if error.filename else ""
+        usage = error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.EROFS)
+        return f"{named}{error.strerror or _one_line(error)}", 2 if usage else 1
+    return f"{type(error).__name__}: {_one_line(error)} (run again with --debug for the traceback)", 1
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def progress(label: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
+    """Show how a long step advances: a bar with rate and time left, or plain lines off a terminal.
+
+    Yields `advance(count=1, note="")`; `note` replaces the text shown behind the bar.
+
+    >>> with progress("extract", total=2, unit="frames") as advance:
+    ...     advance(2)
+    """
+    if sys.stderr.isatty():
+        yield from _bar(label, total, unit)
+    else:
+        yield from _lines(label, total, unit)
+
+
+def _bar(label: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(f"{unit}  {{task.fields[rate]}}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=60) as bar:
+        task = bar.add_task(label, total=total, note="", rate="")
+        started = time.monotonic()
+        done = 0
+
+        def advance(count: int = 1, note: str = "") -> None:
+            nonlocal done
+            done += count
+            fields = {"rate": _rate(done, started)} | ({"note": note} if note else {})
+            bar.update(task, advance=count, **fields)
+
+        yield advance
+
+
+def _lines(label: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
+    started = last = time.monotonic()
+    done = 0
+    last_note = ""
+
+    def advance(count: int = 1, note: str = "") -> None:
+        nonlocal done, last, last_note
+        done += count
+        last_note = note or last_note
+        now = time.monotonic()
+        if now - last >= PLAIN_PROGRESS_SECONDS and done < total:
+            last = now
+            left = (now - started) / max(done, 1) * (total - done)
+            say(f"{label}: {done}/{total} {unit}, {_rate(done, started)}, {left:.0f} s left {last_note}".rstrip())
+
+    yield advance
+    if done:
+        seconds = time.monotonic() - started
+        say(f"{label}: {done}/{total} {unit} in {seconds:.1f} s, {_rate(done, started)} {last_note}".rstrip())
+
+
+def _rate(done: int, started: float) -> str:
+    rate = done / max(time.monotonic() - started, 1e-9)
+    return f"{rate:.0f}/s" if rate >= 10 else f"{rate:.2f}/s"
+
+
+def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    """Print a table to standard output; the first column is left-aligned, the others right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for k, name in enumerate(header):
+        table.add_column(name, justify="left" if k == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    width = None if sys.stdout.isatty() else 120
+    click.echo(title)
+    Console(width=width).print(table)
