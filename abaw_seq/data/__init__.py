@@ -1,0 +1,1 @@
+"""Annotations, feature files and the windows cut from them."""

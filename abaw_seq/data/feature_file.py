@@ -1,0 +1,357 @@
+"""The feature file, contract version 1: the one place that knows its HDF5 layout.
+
+    /                                  attrs: format, version, tool
+    /backbones/<backbone>              attrs: dim, arch, weights, weights_sha256, preprocessing, pooling, dtype, created
+    /videos/<video>                    attrs: source, split (opt.), fps (opt.), frame_count (opt.)
+    /videos/<video>/frames             int32 [N], rising, 1-based
+    /videos/<video>/valid              bool [N], false: the frame could not be read, its features are zero
+    /videos/<video>/features/<backbone>  float16 or float32 [N, D], chunked by up to 256 rows
+    /videos/<video>/labels             float32 [N, 15] (opt.), NaN where there is no label
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from abaw_seq import __version__
+from abaw_seq.errors import UserError
+from abaw_seq.tasks import LABEL_COLUMNS, SPLITS
+
+FORMAT = "abaw-features"
+VERSION = 1
+CHUNK_ROWS = 256
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """How the features of one backbone were made; two files agree when `identity` does."""
+
+    dim: int
+    arch: str
+    weights: str
+    weights_sha256: str
+    preprocessing: dict[str, Any]
+    pooling: str
+    dtype: str
+    created: str
+
+    @property
+    def identity(self) -> tuple:
+        """What must be equal for features to be exchangeable: all but the file name and the date."""
+        settings = json.dumps(self.preprocessing, sort_keys=True)
+        return (self.dim, self.arch, self.weights_sha256, settings, self.pooling, self.dtype)
+
+
+@dataclass
+class VideoFeatures:
+    """One video: N frames with their features and, where known, labels.
+
+    `frames` int32 [N] rising, `valid` bool [N], `features` {backbone: float16 or float32 [N, D]},
+    `labels` float32 [N, 15] with NaN where there is no label, or None.
+    """
+
+    name: str
+    frames: np.ndarray
+    valid: np.ndarray
+    features: dict[str, np.ndarray] = field(default_factory=dict)
+    labels: np.ndarray | None = None
+    split: str | None = None
+    source: str = ""
+    fps: float | None = None
+    frame_count: int | None = None
+
+
+class FeatureReader:
+    """A feature file open for reading; every access checks shape and type and names what is wrong.
+
+    Raises UserError if the file is missing, not HDF5, of another format or of a newer version.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._file = _open_readonly(self.path)
+        try:
+            self._check_format()
+            self.backbones = {name: self._backbone(name) for name in self._file.get("backbones", ())}
+        except BaseException:
+            self._file.close()
+            raise
+        self.videos: tuple[str, ...] = tuple(self._file.get("videos", ()))
+
+    def __enter__(self) -> FeatureReader:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def frames(self, video: str) -> np.ndarray:
+        """int32 [N], rising."""
+        frames = self._dataset(video, "frames")
+        if frames.ndim != 1 or frames.dtype.kind not in "iu":
+            raise self._bad(video, "frames", f"is {frames.dtype} {frames.shape}, not int32 [N]")
+        frames = frames[:].astype(np.int32, copy=False)
+        if np.any(np.diff(frames) <= 0):
+            raise self._bad(video, "frames", "does not rise from row to row")
+        return frames
+
+    def valid(self, video: str) -> np.ndarray:
+        """bool [N]; false where the frame could not be read."""
+        valid = self._dataset(video, "valid")[:].astype(bool)
+        self._check_rows(video, "valid", valid.shape, (self.rows(video),))
+        return valid
+
+    def rows(self, video: str) -> int:
+        """Number of frames of a video in this file."""
+        return self._dataset(video, "frames").shape[0]
+
+    def has(self, video: str, backbone: str) -> bool:
+        """Whether the video's features of this backbone are in the file."""
+        return f"videos/{video}/features/{backbone}" in self._file
+
+    def features(self, video: str, backbone: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """float16 or float32 [stop - start, D]; raises UserError on NaN or infinity."""
+        out = self.feature_dataset(video, backbone)[start:stop]
+        if not np.isfinite(out).all():
+            raise self._bad(video, f"features/{backbone}", "holds NaN or infinity; extract this video again")
+        return out
+
+    def feature_dataset(self, video: str, backbone: str) -> h5py.Dataset:
+        """The checked, unread data set, for readers that stream."""
+        if backbone not in self.backbones:
+            known = ", ".join(self.backbones) or "none"
+            raise UserError(f"{self.path}: no backbone {backbone!r} (it holds: {known})")
+        data = self._dataset(video, f"features/{backbone}")
+        expected = (self.rows(video), self.backbones[backbone].dim)
+        self._check_rows(video, f"features/{backbone}", data.shape, expected)
+        if data.dtype not in (np.float16, np.float32):
+            raise self._bad(video, f"features/{backbone}", f"is {data.dtype}, not float16 or float32")
+        return data
+
+    def labels(self, video: str) -> np.ndarray | None:
+        """float32 [N, 15] with NaN where there is no label, or None if the video has none."""
+        if f"videos/{video}/labels" not in self._file:
+            return None
+        labels = self._dataset(video, "labels")[:].astype(np.float32, copy=False)
+        self._check_rows(video, "labels", labels.shape, (self.rows(video), len(LABEL_COLUMNS)))
+        return labels
+
+    def split(self, video: str) -> str | None:
+        """train, val, test or None."""
+        split = self._attributes(video).get("split")
+        if split is not None and split not in SPLITS:
+            raise UserError(f"{self.path}: video {video}: split is {split!r}, not one of {', '.join(SPLITS)}")
+        return split
+
+    def video(self, video: str, backbones: list[str] | None = None) -> VideoFeatures:
+        """A whole video in memory, with the named backbones (default: all it has)."""
+        names = [b for b in self.backbones if self.has(video, b)] if backbones is None else backbones
+        attributes = self._attributes(video)
+        return VideoFeatures(
+            name=video,
+            frames=self.frames(video),
+            valid=self.valid(video),
+            features={name: self.features(video, name) for name in names},
+            labels=self.labels(video),
+            split=self.split(video),
+            source=attributes.get("source", ""),
+            fps=attributes.get("fps"),
+            frame_count=attributes.get("frame_count"),
+        )
+
+    def copy_video(self, video: str, into: h5py.Group, backbones: list[str] | None = None) -> None:
+        """Copy a video's group as it is (no decoding); `backbones` restricts its features."""
+        source = self._file["videos"][video]
+        if backbones is None:
+            source.file.copy(source, into, name=video)
+            return
+        group = into.create_group(video)
+        for key, value in source.attrs.items():
+            group.attrs[key] = value
+        for key in ("frames", "valid", "labels"):
+            if key in source:
+                source.copy(key, group)
+        features = group.create_group("features")
+        for name in backbones:
+            source["features"].copy(name, features)
+
+    def _check_format(self) -> None:
+        found = self._file.attrs.get("format")
+        if found != FORMAT:
+            raise UserError(f"{self.path}: not a feature file (format is {found!r}, expected {FORMAT!r})")
+        version = int(self._file.attrs.get("version", 0))
+        if version != VERSION:
+            raise UserError(f"{self.path}: feature file version {version}; this tool reads version {VERSION}")
+
+    def _backbone(self, name: str) -> BackboneInfo:
+        attributes = self._file["backbones"][name].attrs
+        try:
+            values = {key: attributes[key] for key in BackboneInfo.__dataclass_fields__}
+        except KeyError as error:
+            raise UserError(f"{self.path}: backbone {name}: attribute {error.args[0]} is missing") from None
+        values["dim"] = int(values["dim"])
+        values["preprocessing"] = json.loads(values["preprocessing"])
+        return BackboneInfo(**values)
+
+    def _attributes(self, video: str) -> dict[str, Any]:
+        if video not in self._file["videos"]:
+            raise UserError(f"{self.path}: no video {video!r}")
+        return dict(self._file["videos"][video].attrs)
+
+    def _dataset(self, video: str, key: str) -> h5py.Dataset:
+        data = self._file.get(f"videos/{video}/{key}")
+        if not isinstance(data, h5py.Dataset):
+            raise self._bad(video, key, "is missing")
+        return data
+
+    def _check_rows(self, video: str, key: str, found: tuple, expected: tuple) -> None:
+        if tuple(found) != tuple(expected):
+            raise self._bad(video, key, f"has shape {list(found)}, expected {list(expected)}")
+
+    def _bad(self, video: str, key: str, what: str) -> UserError:
+        return UserError(f"{self.path}: video {video}: {key} {what}")
+
+
+class FeatureWriter:
+    """Adds backbones and videos to an open HDF5 file; use through `atomic_feature_file`."""
+
+    def __init__(self, file: h5py.File):
+        self._file = file
+        file.attrs["format"] = FORMAT
+        file.attrs["version"] = VERSION
+        file.attrs["tool"] = f"abaw {__version__}"
+        self.backbones_group = file.require_group("backbones")
+        self.videos_group = file.require_group("videos")
+
+    def add_backbone(self, name: str, info: BackboneInfo) -> None:
+        """Describe a backbone; a second description under the same name must be the same."""
+        group = self.backbones_group.create_group(_checked_name(name))
+        for key, value in asdict(info).items():
+            group.attrs[key] = json.dumps(value, sort_keys=True) if key == "preprocessing" else value
+
+    def add_video(self, video: VideoFeatures) -> None:
+        """Write a whole video."""
+        group = self.begin_video(video)
+        rows = len(video.frames)
+        for name, values in video.features.items():
+            self.create_features(group, name, rows, values.shape[1], values.dtype)[:] = values
+
+    def begin_video(self, video: VideoFeatures) -> h5py.Group:
+        """Write all of a video but its features, and return its group for `create_features`."""
+        group = self.videos_group.create_group(_checked_name(video.name))
+        group.attrs["source"] = video.source
+        for key in ("split", "fps", "frame_count"):
+            if (value := getattr(video, key)) is not None:
+                group.attrs[key] = value
+        group.create_dataset("frames", data=np.asarray(video.frames, np.int32))
+        group.create_dataset("valid", data=np.asarray(video.valid, bool))
+        if video.labels is not None:
+            group.create_dataset("labels", data=np.asarray(video.labels, np.float32))
+        group.create_group("features")
+        return group
+
+    @staticmethod
+    def create_features(group: h5py.Group, backbone: str, rows: int, dim: int, dtype) -> h5py.Dataset:
+        """An empty features data set [rows, dim] of a video's group."""
+        chunks = (max(1, min(rows, CHUNK_ROWS)), dim)
+        return group["features"].create_dataset(_checked_name(backbone), (rows, dim), dtype, chunks=chunks)
+
+    def set_labels(self, video: str, labels: np.ndarray | None, split: str | None) -> None:
+        """Replace a video's labels and split (None removes)."""
+        group = self.videos_group[video]
+        if "labels" in group:
+            del group["labels"]
+        if labels is not None:
+            group.create_dataset("labels", data=np.asarray(labels, np.float32))
+        group.attrs.pop("split", None)
+        if split is not None:
+            group.attrs["split"] = split
+
+
+@contextmanager
+def atomic_feature_file(path: str | Path) -> Iterator[FeatureWriter]:
+    """Build a feature file under a temporary name and rename it over `path` when it is complete.
+
+    On any error the temporary file is removed and `path` stays as it was.
+    """
+    path = Path(path)
+    with atomic_hdf5(path) as file:
+        yield FeatureWriter(file)
+
+
+@contextmanager
+def atomic_hdf5(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file that appears under its name only when complete and on disk."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file to write")
+    if not path.parent.exists():
+        raise UserError(f"{path}: its folder {path.parent} does not exist; create it or choose another output")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path}: its folder is not writable; choose another output")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with h5py.File(temporary, "w") as file:
+            yield file
+        with open(temporary, "rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+        _fsync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def merge_backbones(files: dict[str, dict[str, BackboneInfo]]) -> dict[str, BackboneInfo]:
+    """The union of several files' backbones ({file name: its backbones}).
+
+    Raises UserError, naming backbone and both files, if one name stands for different networks.
+    """
+    merged: dict[str, BackboneInfo] = {}
+    origin: dict[str, str] = {}
+    for path, backbones in files.items():
+        for name, info in backbones.items():
+            known = merged.setdefault(name, info)
+            first = origin.setdefault(name, path)
+            if known.identity != info.identity:
+                differing = [k for k, a, b in zip(_IDENTITY, known.identity, info.identity) if a != b]
+                raise UserError(
+                    f"backbone {name} in {path} and in {first} differ in {', '.join(differing)}; "
+                    "give one of them another name or extract it again"
+                )
+    return merged
+
+
+_IDENTITY = ("dim", "arch", "weights_sha256", "preprocessing", "pooling", "dtype")
+
+
+def _checked_name(name: str) -> str:
+    if not name or "/" in name or name in (".", ".."):
+        raise UserError(f"{name!r} cannot name a video or backbone in a feature file (no '/', not empty)")
+    return name
+
+
+def _open_readonly(path: Path) -> h5py.File:
+    if not path.is_file():
+        raise UserError(f"{path}: no such feature file")
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise UserError(f"{path}: not a readable HDF5 file, or a truncated one ({error})") from None

@@ -1,0 +1,57 @@
+"""Labels travel with features: annotations into a feature file, aligned by frame number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from abaw_seq.data.annotations import Annotations
+from abaw_seq.data.feature_file import FeatureReader, atomic_feature_file
+from abaw_seq.tasks import SPLITS
+
+ALIGNMENT_HEADER = [
+    "split", "videos", "frames with features", "of them labelled", "labelled, no features", "videos without features",
+]  # fmt: skip
+
+
+def label_feature_file(path: Path, annotations: Annotations, output: Path) -> tuple[list[str], list[list[str]]]:
+    """Write `output` with the labels and splits of `annotations`; it may replace `path`.
+
+    A video that the annotations do not name keeps the labels it has. Returns header and rows of
+    what was aligned, as `alignment_rows`.
+    """
+    with FeatureReader(path) as reader, atomic_feature_file(output) as writer:
+        for name, info in reader.backbones.items():
+            writer.add_backbone(name, info)
+        held = {}
+        for video in reader.videos:
+            reader.copy_video(video, writer.videos_group)
+            held[video] = reader.frames(video)
+            if (known := annotations.videos.get(video)) is not None:
+                writer.set_labels(video, annotations.for_frames(video, held[video]), known.split)
+    return ALIGNMENT_HEADER, alignment_rows(held, annotations)
+
+
+def alignment_rows(held: dict[str, np.ndarray], annotations: Annotations) -> list[list[str]]:
+    """One row per split: how labelled frames and frames with features meet.
+
+    held: {video: its frame numbers in the feature file}.
+    """
+    rows = []
+    for split in (*SPLITS, None):
+        named = {v: known for v, known in annotations.videos.items() if known.split == split}
+        present = [video for video in named if video in held]
+        extra = [v for v in held if v not in annotations.videos] if split is None else []
+        if not named and not extra:
+            continue
+        frames = sum(len(held[video]) for video in (*present, *extra))
+        labelled = sum(_labelled(named[v].labels[np.isin(named[v].frames, held[v])]) for v in present)
+        all_labelled = sum(_labelled(known.labels) for known in named.values())
+        counts = (len(present) + len(extra), frames, labelled, all_labelled - labelled, len(named) - len(present))
+        rows.append([split or "none", *(f"{count:,}" for count in counts)])
+    return rows
+
+
+def _labelled(labels: np.ndarray) -> int:
+    return int((~np.isnan(labels)).any(1).sum())
