@@ -1,0 +1,60 @@
+"""Training batches by index: windows in any order, or videos side by side with their state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from abaw_seq.data.corpus import Corpus
+from abaw_seq.data.windows import batches_of_windows, lane_steps
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """`length` frames per window, `batch` windows (or videos side by side) per step.
+
+    `carry` hands a recurrent encoder's state on from one segment of a video to the next, detached,
+    as published for ABAW4; otherwise windows come in any order and cover every frame once or more.
+    """
+
+    length: int = 64
+    batch: int = 16
+    carry: bool = False
+
+    def __post_init__(self):
+        if self.length < 1 or self.batch < 1:
+            raise ValueError(f"length and batch must be positive, not {self.length} and {self.batch}")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`rows` (B, T) of the corpus; `used` (B,) frames that count, or None if all do.
+
+    `lanes` and `fresh` (B,) say which video lane each row continues, where state is carried.
+    """
+
+    rows: Tensor
+    used: Tensor | None = None
+    lanes: np.ndarray | None = None
+    fresh: np.ndarray | None = None
+
+
+def training_batches(
+    corpus: Corpus, videos: list[int], config: WindowConfig, rng: np.random.Generator
+) -> Iterator[Batch]:
+    """One epoch over the given videos."""
+    lengths = [corpus.lengths[v] for v in videos]
+    if config.carry:
+        order = rng.permutation(len(videos))
+        lengths, videos = [lengths[k] for k in order], [videos[k] for k in order]
+        for step in lane_steps(lengths, config.length, config.batch, rng):
+            size = step.window[:, 2]
+            used = torch.from_numpy(size).to(corpus.device) if (size < size.max()).any() else None
+            yield Batch(corpus.window_rows(step.window, videos), used, step.lane, step.fresh)
+    else:
+        for windows in batches_of_windows(lengths, config.length, config.batch, rng):
+            yield Batch(corpus.window_rows(windows, videos))

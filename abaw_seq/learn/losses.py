@@ -1,0 +1,178 @@
+"""Losses over the frames that carry a label.
+
+Every function takes a boolean mask of the labelled entries, averages over those alone, and gives a
+differentiable zero when there are none, so that a batch without labels of a task leaves its weights
+untouched. Nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from abaw_seq.models.outputs import BINS, bin_expectation
+from abaw_seq.tasks import AU, EXPRESSION, TASKS
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Which loss each task has.
+
+    `valence_arousal`: mean squared error, 1 - CCC, their sum, or 20 bins (cross-entropy on the bin
+    plus `ccc_weight` x (1 - CCC) on the expectation; Vu et al., ABAW 2021).
+    `balance`: class weights and positive weights from the training split's label counts.
+    `focal`: exponent of the focal factor (1 - p)^focal, 0 for none (Lin et al., ICCV 2017).
+    `au_negative_focal`: its exponent for negative action units where it differs, the asymmetric
+    loss (Ridnik et al., ICCV 2021).
+    """
+
+    valence_arousal: Literal["mse", "ccc", "mse+ccc", "bins"] = "mse+ccc"
+    ccc_weight: float = 1.0
+    balance: bool = True
+    label_smoothing: float = 0.0
+    focal: float = 0.0
+    au_negative_focal: float | None = None
+
+    def __post_init__(self):
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), not {self.label_smoothing}")
+
+
+def outputs_of(task: str, config: LossConfig) -> int:
+    """Width of a task's output layer."""
+    return BINS if config.valence_arousal == "bins" and task in ("valence", "arousal") else TASKS[task].outputs
+
+
+def task_losses(
+    outputs: dict[str, Tensor],
+    labels: Tensor,
+    config: LossConfig,
+    *,
+    class_weight: Tensor | None = None,
+    positive_weight: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """One scalar per task of `outputs`.
+
+    outputs: {task: (..., width)} logits (raw values for valence and arousal);
+    labels: (..., 15) float, NaN where there is no label.
+    """
+    losses = {}
+    for name, output in outputs.items():
+        target = labels[..., TASKS[name].columns]
+        mask = ~torch.isnan(target)
+        output = output.float()
+        if name == EXPRESSION.name:
+            losses[name] = masked_cross_entropy(
+                output, target[..., 0], mask[..., 0],
+                weight=class_weight, smoothing=config.label_smoothing, focal=config.focal,
+            )  # fmt: skip
+        elif name == AU.name:
+            losses[name] = masked_bce(
+                output, target, mask, positive_weight=positive_weight,
+                focal=config.focal, negative_focal=config.au_negative_focal,
+            )  # fmt: skip
+        else:
+            losses[name] = _dimension_loss(output, target[..., 0], mask[..., 0], config)
+    return losses
+
+
+def _dimension_loss(output: Tensor, target: Tensor, mask: Tensor, config: LossConfig) -> Tensor:
+    """Loss of valence or arousal; output: (..., 1) values or (..., 20) bin logits."""
+    if config.valence_arousal == "bins":
+        bins = ((target + 1) / 2 * BINS).floor().clamp(0, BINS - 1)
+        on_bin = masked_cross_entropy(output, bins, mask)
+        return on_bin + config.ccc_weight * ccc_loss(bin_expectation(output), target, mask)
+    value = torch.tanh(output[..., 0])
+    loss = output.new_zeros(())
+    if "mse" in config.valence_arousal:
+        loss = loss + masked_mse(value, target, mask)
+    if "ccc" in config.valence_arousal:
+        loss = loss + config.ccc_weight * ccc_loss(value, target, mask)
+    return loss
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `values` where `mask` is true; 0 if it nowhere is."""
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared error; all arguments of one shape."""
+    return masked_mean((prediction - torch.where(mask, target, 0.0)) ** 2, mask)
+
+
+def ccc_loss(prediction: Tensor, target: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
+    """1 - concordance correlation coefficient over all labelled entries (Lin, Biometrics 1989)."""
+    count = mask.sum().clamp(min=1)
+    x, y = torch.where(mask, prediction, 0.0), torch.where(mask, target, 0.0)
+    mean_x, mean_y = x.sum() / count, y.sum() / count
+    dx, dy = torch.where(mask, x - mean_x, 0.0), torch.where(mask, y - mean_y, 0.0)
+    denominator = (dx * dx).sum() + (dy * dy).sum() + count * (mean_x - mean_y) ** 2
+    loss = 1 - 2 * (dx * dy).sum() / (denominator + eps)
+    return torch.where(mask.any(), loss, prediction.sum() * 0.0)
+
+
+def masked_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor,
+    weight: Tensor | None = None,
+    smoothing: float = 0.0,
+    focal: float = 0.0,
+) -> Tensor:
+    """Cross-entropy over labelled frames; logits (..., C), target and mask (...).
+
+    With class weights the sum is divided by the weights of the labelled frames.
+    """
+    classes = torch.where(mask, target, 0.0).long()
+    log_p = F.log_softmax(logits, -1)
+    picked = log_p.gather(-1, classes[..., None])[..., 0]
+    loss = -(1 - smoothing) * picked - smoothing * log_p.mean(-1)
+    if focal:
+        loss = loss * (1 - picked.exp()) ** focal
+    frame_weight = mask.to(loss.dtype) if weight is None else weight[classes] * mask
+    return (torch.where(mask, loss, 0.0) * frame_weight).sum() / frame_weight.sum().clamp(min=1e-6)
+
+
+def masked_bce(
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor,
+    positive_weight: Tensor | None = None,
+    focal: float = 0.0,
+    negative_focal: float | None = None,
+) -> Tensor:
+    """Binary cross-entropy over labelled cells; logits, target, mask (..., K), positive_weight (K,)."""
+    truth = torch.where(mask, target, 0.0)
+    loss = F.binary_cross_entropy_with_logits(logits, truth, pos_weight=positive_weight, reduction="none")
+    if focal or negative_focal:
+        exponent = torch.where(truth > 0.5, focal, focal if negative_focal is None else negative_focal)
+        p_true = torch.sigmoid(torch.where(truth > 0.5, logits, -logits))
+        loss = loss * (1 - p_true) ** exponent
+    return masked_mean(loss, mask)
+
+
+def class_weights(labels: Tensor, power: float = 0.5) -> Tensor:
+    """(8,) weights of the expressions, (1 / frequency)^power scaled to a mean of 1 over the frames.
+
+    labels: (N, 15). A class without a frame gets the weight of the rarest that has one.
+    """
+    column = labels[:, EXPRESSION.columns][:, 0]
+    counts = torch.bincount(column[~torch.isnan(column)].long(), minlength=EXPRESSION.outputs).double()
+    if counts.sum() == 0:
+        return torch.ones(EXPRESSION.outputs)
+    rarest = counts[counts > 0].min()
+    weight = counts.clamp(min=rarest.item()) ** -power
+    return (weight * counts.sum() / (weight * counts).sum()).float()
+
+
+def positive_weights(labels: Tensor, power: float = 0.5, most: float = 10.0) -> Tensor:
+    """(12,) weights of active action units, (negatives / positives)^power, at most `most`."""
+    cells = labels[:, AU.columns]
+    positives = (cells == 1).sum(0).double().clamp(min=1)
+    negatives = (cells == 0).sum(0).double()
+    return ((negatives / positives) ** power).clamp(1e-2, most).float()

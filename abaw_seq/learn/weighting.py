@@ -1,0 +1,57 @@
+"""Joining the losses of several tasks into one (Zhang et al., ABAW4, section 3.4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+TEMPERATURE = 1.5
+
+
+@dataclass(frozen=True)
+class WeightingConfig:
+    """`fixed`: the given weights. `normalised`: each loss divided by its own current value, times
+    its weight. `uncertainty`: learned (Kendall et al., CVPR 2018). `dynamic`: from the ratio of
+    successive epochs' losses, temperature 1.5 (dynamic weight average, Liu et al., CVPR 2019).
+    """
+
+    kind: Literal["fixed", "normalised", "uncertainty", "dynamic"] = "fixed"
+    valence: float = 1.0
+    arousal: float = 1.0
+    expression: float = 1.0
+    au: float = 1.0
+
+
+class TaskWeighting(nn.Module):
+    """{task: loss} -> one loss. Its buffers and parameters are part of the training state."""
+
+    def __init__(self, tasks: tuple[str, ...], config: WeightingConfig):
+        super().__init__()
+        self.kind, self.tasks = config.kind, tasks
+        self.register_buffer("weight", torch.tensor([getattr(config, task) for task in tasks]))
+        self.register_buffer("previous", torch.full((len(tasks),), torch.nan))
+        self.register_buffer("dynamic", torch.ones(len(tasks)))
+        if config.kind == "uncertainty":
+            self.log_variance = nn.Parameter(torch.zeros(len(tasks)))
+
+    def forward(self, losses: Tensor) -> Tensor:
+        # losses: (tasks,)
+        if self.kind == "uncertainty":
+            weighted = self.weight * losses * torch.exp(-self.log_variance) + 0.5 * self.log_variance
+            # A task without labels in the batch must not move its variance either.
+            return torch.where(losses.detach() != 0, weighted, losses).sum()
+        if self.kind == "normalised":
+            return (self.weight * losses / losses.detach().abs().clamp(min=1e-6)).sum()
+        return (self.weight * self.dynamic * losses).sum()
+
+    def end_epoch(self, mean_losses: Tensor) -> None:
+        """Tell the mean loss (tasks,) of the epoch; moves the dynamic weights."""
+        if self.kind != "dynamic":
+            return
+        if not torch.isnan(self.previous).any():
+            ratio = mean_losses / self.previous.clamp(min=1e-6)
+            self.dynamic.copy_(len(self.tasks) * torch.softmax(ratio / TEMPERATURE, 0))
+        self.previous.copy_(mean_losses)

@@ -1,0 +1,1 @@
+"""Sequence models: temporal encoders, task heads and the frameworks that join them."""

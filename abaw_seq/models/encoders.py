@@ -1,0 +1,249 @@
+"""Temporal encoders: (batch, time, dim) -> (batch, time, dim), from one entry each in ENCODERS.
+
+An encoder is a stack of layers, so that a framework can share the lower ones between tasks and give
+each task its own upper ones (`stack`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+State = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """A temporal encoder: `dim` is the hidden size, `layers` the number of layers in all.
+
+    `heads`, `ffn`, `positions` and `norm` concern the Transformer, `bidirectional` the recurrent
+    encoders, `kernel` the dilated convolutions (TCN), `causal` the TCN.
+    """
+
+    kind: Literal["none", "lstm", "gru", "transformer", "tcn"] = "gru"
+    dim: int = 256
+    layers: int = 1
+    dropout: float = 0.3
+    bidirectional: bool = False
+    heads: int = 4
+    ffn: int = 1024
+    positions: Literal["sinusoidal", "learned", "rotary", "none"] = "sinusoidal"
+    norm: Literal["pre", "post"] = "post"
+    kernel: int = 3
+    causal: bool = False
+
+    def __post_init__(self):
+        if self.kind == "transformer" and self.dim % (2 * self.heads):
+            raise ValueError(f"dim {self.dim} must be a multiple of twice the number of heads ({self.heads})")
+        if self.layers < 1 and self.kind != "none":
+            raise ValueError(f"layers must be at least 1, not {self.layers}")
+        if self.kernel % 2 == 0 and not self.causal:
+            raise ValueError(f"kernel must be odd unless causal is true, not {self.kernel}")
+
+    @property
+    def recurrent(self) -> bool:
+        return self.kind in ("lstm", "gru")
+
+
+class Identity(nn.Module):
+    """No temporal context: each frame by itself."""
+
+    def __init__(self, in_dim: int, config: EncoderConfig, layers: int, *, first: int):
+        super().__init__()
+        self.out_dim = in_dim
+
+    def forward(self, x: Tensor, state: State | None = None, used: Tensor | None = None):
+        # x: (batch, time, dim)
+        return x, None
+
+
+class Recurrent(nn.Module):
+    """LSTM or GRU layers, dropout after each.
+
+    `state` is what the previous segment of the same videos left, (layers x directions, batch, dim)
+    each; `used` (batch,) counts the frames of each segment and is needed only where a bidirectional
+    segment is shorter than the batch is long.
+    """
+
+    def __init__(self, in_dim: int, config: EncoderConfig, layers: int, *, first: int):
+        super().__init__()
+        kind = {"lstm": nn.LSTM, "gru": nn.GRU}[config.kind]
+        self.rnn = kind(
+            in_dim,
+            config.dim,
+            layers,
+            batch_first=True,
+            dropout=config.dropout if layers > 1 else 0.0,
+            bidirectional=config.bidirectional,
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.out_dim = config.dim * (2 if config.bidirectional else 1)
+
+    def forward(self, x: Tensor, state: State | None = None, used: Tensor | None = None):
+        # x: (batch, time, dim)
+        given = state[0] if state is not None and isinstance(self.rnn, nn.GRU) else state
+        if used is not None and self.rnn.bidirectional and bool((used < x.shape[1]).any()):
+            packed = nn.utils.rnn.pack_padded_sequence(x, used.cpu(), batch_first=True, enforce_sorted=False)
+            y, left = self.rnn(packed, given)
+            y, _ = nn.utils.rnn.pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])
+        else:
+            y, left = self.rnn(x, given)
+        left = (left,) if isinstance(left, Tensor) else left
+        return self.dropout(y), tuple(part.detach() for part in left)
+
+
+class Transformer(nn.Module):
+    """Linear projection and positions (in the first stack only), then self-attention layers."""
+
+    def __init__(self, in_dim: int, config: EncoderConfig, layers: int, *, first: int):
+        super().__init__()
+        self.project = nn.Linear(in_dim, config.dim) if first == 0 or in_dim != config.dim else nn.Identity()
+        self.positions = config.positions if first == 0 or config.positions == "rotary" else "none"
+        if self.positions == "learned":
+            self.table = nn.Parameter(torch.randn(MAX_LEARNED_POSITIONS, config.dim) * 0.02)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(layers))
+        last = first + layers == config.layers
+        self.norm = nn.LayerNorm(config.dim) if config.norm == "pre" and last else nn.Identity()
+        self.out_dim = config.dim
+
+    def forward(self, x: Tensor, state: State | None = None, used: Tensor | None = None):
+        # x: (batch, time, dim)
+        x = self.project(x)
+        time = x.shape[1]
+        if self.positions == "sinusoidal":
+            x = x + sinusoids(time, x.shape[2], x.device).to(x.dtype)
+        elif self.positions == "learned":
+            if time > MAX_LEARNED_POSITIONS:
+                raise ValueError(f"windows of {time} frames exceed the {MAX_LEARNED_POSITIONS} learned positions")
+            x = x + self.table[:time].to(x.dtype)
+        x = self.dropout(x)
+        mask = None
+        if used is not None:
+            mask = (torch.arange(time, device=x.device)[None, :] < used[:, None])[:, None, None, :]
+        for layer in self.layers:
+            x = layer(x, mask)
+        return self.norm(x), None
+
+
+MAX_LEARNED_POSITIONS = 512
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention and feed-forward with residuals (Vaswani et al., 2017), pre- or post-norm."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.heads, self.pre, self.rotary = config.heads, config.norm == "pre", config.positions == "rotary"
+        self.p = config.dropout
+        self.qkv = nn.Linear(config.dim, 3 * config.dim)
+        self.out = nn.Linear(config.dim, config.dim)
+        self.up = nn.Linear(config.dim, config.ffn)
+        self.down = nn.Linear(config.ffn, config.dim)
+        self.norm_attention, self.norm_ffn = nn.LayerNorm(config.dim), nn.LayerNorm(config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        # x: (batch, time, dim); mask: (batch, 1, 1, time), true where there is a frame
+        if self.pre:
+            x = x + self.attention(self.norm_attention(x), mask)
+            return x + self.ffn(self.norm_ffn(x))
+        x = self.norm_attention(x + self.attention(x, mask))
+        return self.norm_ffn(x + self.ffn(x))
+
+    def attention(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        batch, time, dim = x.shape
+        q, k, v = self.qkv(x).view(batch, time, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        if self.rotary:
+            q, k = rotate(q), rotate(k)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self.p if self.training else 0.0)
+        return self.dropout(self.out(y.transpose(1, 2).reshape(batch, time, dim)))
+
+    def ffn(self, x: Tensor) -> Tensor:
+        return self.dropout(self.down(self.dropout(F.relu(self.up(x)))))
+
+
+class DilatedConvolutions(nn.Module):
+    """TCN: residual pairs of convolutions, dilation doubling from layer to layer (Bai et al., 2018)."""
+
+    def __init__(self, in_dim: int, config: EncoderConfig, layers: int, *, first: int):
+        super().__init__()
+        dims = [in_dim] + [config.dim] * layers
+        self.layers = nn.ModuleList(
+            DilatedLayer(a, b, config, dilation=2 ** (first + i))
+            for i, (a, b) in enumerate(zip(dims[:-1], dims[1:], strict=True))
+        )
+        self.out_dim = config.dim
+
+    def forward(self, x: Tensor, state: State | None = None, used: Tensor | None = None):
+        # x: (batch, time, dim)
+        keep = None
+        if used is not None:
+            keep = (torch.arange(x.shape[1], device=x.device)[None, :] < used[:, None])[:, None, :]
+        x = x.transpose(1, 2)
+        for layer in self.layers:
+            x = layer(x if keep is None else x * keep, keep)
+        return x.transpose(1, 2), None
+
+
+class DilatedLayer(nn.Module):
+    """Two dilated convolutions with a shortcut; frames beyond a window count as zero."""
+
+    def __init__(self, in_dim: int, out_dim: int, config: EncoderConfig, *, dilation: int):
+        super().__init__()
+        reach = (config.kernel - 1) * dilation
+        self.pad = (reach, 0) if config.causal else (reach // 2, reach // 2)
+        self.one = nn.Conv1d(in_dim, out_dim, config.kernel, dilation=dilation)
+        self.two = nn.Conv1d(out_dim, out_dim, config.kernel, dilation=dilation)
+        self.shortcut = nn.Conv1d(in_dim, out_dim, 1) if in_dim != out_dim else nn.Identity()
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, keep: Tensor | None) -> Tensor:
+        # x: (batch, dim, time); keep: (batch, 1, time)
+        y = self.dropout(F.relu(self.one(F.pad(x, self.pad))))
+        y = y if keep is None else y * keep
+        y = self.dropout(F.relu(self.two(F.pad(y, self.pad))))
+        return F.relu(y + self.shortcut(x))
+
+
+ENCODERS = {
+    "none": Identity,
+    "lstm": Recurrent,
+    "gru": Recurrent,
+    "transformer": Transformer,
+    "tcn": DilatedConvolutions,
+}
+
+
+def stack(in_dim: int, config: EncoderConfig, layers: int, *, first: int = 0) -> nn.Module:
+    """`layers` layers of an encoder, the first of which is layer `first` of the whole encoder.
+
+    Its forward takes (x, state=None, used=None) and gives (y (batch, time, out_dim), state or None).
+    """
+    if layers == 0:
+        return Identity(in_dim, config, 0, first=first)
+    return ENCODERS[config.kind](in_dim, config, layers, first=first)
+
+
+def sinusoids(time: int, dim: int, device: torch.device) -> Tensor:
+    """(time, dim) fixed positions, sines and cosines in turn (Vaswani et al., 2017)."""
+    angle = _angles(time, dim // 2, device)
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
+
+
+def rotate(x: Tensor) -> Tensor:
+    """Rotary positions (Su et al., 2021) on (batch, heads, time, dim)."""
+    angle = _angles(x.shape[2], x.shape[3] // 2, x.device)
+    sin, cos = angle.sin().to(x.dtype), angle.cos().to(x.dtype)
+    even, odd = x[..., 0::2], x[..., 1::2]
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
+
+
+def _angles(time: int, pairs: int, device: torch.device) -> Tensor:
+    frequency = torch.exp(torch.arange(pairs, device=device) * (-math.log(10000.0) / pairs))
+    return torch.arange(time, device=device)[:, None] * frequency[None, :]

@@ -1,0 +1,134 @@
+"""Multi-task frameworks around a temporal encoder (Zhang et al., ABAW4, arXiv 2207.09373, section 3).
+
+One module covers them all. The trunk is shared; each task may have layers of its own on top; a
+task's own layers may be fed with what its source tasks have found:
+
+- share encoder (se): no task layers;
+- share bottom of encoder (sbe): `task_layers` layers per task;
+- hidden-state feedback (sbe_hsf): besides, the detached hidden states of source tasks;
+- prediction feedback: embeddings of the source tasks' predictions instead of hidden states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from abaw_seq.models.encoders import EncoderConfig, State, stack
+from abaw_seq.models.heads import PredictionEmbedding, Standardise, TaskHead
+from abaw_seq.models.outputs import probabilities, unit_range, unit_truth
+from abaw_seq.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A multi-task model: encoder, framework and heads.
+
+    `feedback` names the source tasks of each fed task, for example {arousal: [valence, au]}.
+    `head` gives the widths of each head's hidden layers.
+    """
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    framework: Literal["se", "sbe", "sbe_hsf", "prediction_feedback"] = "se"
+    task_layers: int = 0
+    feedback: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    embedding: int = 256
+    gt_rate: float = 0.0
+    gt_decay: bool = False
+    head: tuple[int, ...] = (256,)
+    head_dropout: float = 0.3
+
+    def __post_init__(self):
+        fed = self.framework in ("sbe_hsf", "prediction_feedback")
+        if self.framework == "se" and self.task_layers:
+            raise ValueError("task_layers needs framework sbe or sbe_hsf; se shares the whole encoder")
+        if self.framework != "se" and not 0 < self.task_layers <= self.encoder.layers:
+            raise ValueError(
+                f"task_layers must be between 1 and the encoder's {self.encoder.layers} layers, not {self.task_layers}"
+            )
+        if self.framework != "se" and self.encoder.kind == "none":
+            raise ValueError(f"framework {self.framework} needs an encoder with layers, not none")
+        if fed != bool(self.feedback):
+            raise ValueError(f"feedback {'is missing for' if fed else 'has no meaning in'} framework {self.framework}")
+        if not 0 <= self.gt_rate <= 1:
+            raise ValueError(f"gt_rate must be in [0, 1], not {self.gt_rate}")
+        dependency_order(tuple(TASKS), self.feedback)
+
+
+def dependency_order(tasks: tuple[str, ...], feedback: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Tasks so ordered that each comes after its sources; ValueError for unknown names or cycles."""
+    for target, sources in feedback.items():
+        for name in (target, *sources):
+            if name not in tasks:
+                raise ValueError(f"feedback: unknown or unused task {name!r} (tasks: {', '.join(tasks)})")
+    graph = {task: feedback.get(task, ()) for task in tasks}
+    try:
+        return tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        raise ValueError(f"feedback goes in a circle: {' <- '.join(error.args[1])}") from None
+
+
+class Predicted(NamedTuple):
+    """outputs {task: (batch, time, width)} logits, hidden {task: (batch, time, dim)}, state to carry."""
+
+    outputs: dict[str, Tensor]
+    hidden: dict[str, Tensor]
+    state: dict[str, State]
+
+
+class MultiTaskModel(nn.Module):
+    """Standardisation, shared trunk, task layers with optional feedback, heads."""
+
+    def __init__(self, in_dim: int, config: ModelConfig, outputs: dict[str, int]):
+        """outputs: {task: width of its output layer}, which also says which tasks there are."""
+        super().__init__()
+        own, shared = config.task_layers, config.encoder.layers - config.task_layers
+        self.order = dependency_order(tuple(outputs), config.feedback)
+        self.sources = {task: config.feedback.get(task, ()) for task in outputs}
+        self.by_prediction = config.framework == "prediction_feedback"
+        self.recurrent = config.encoder.recurrent
+        self.standardise = Standardise(in_dim)
+        self.trunk = stack(in_dim, config.encoder, shared)
+        self.tops, self.heads, self.embeddings = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+        for task in self.order:
+            width = self.trunk.out_dim
+            for source in self.sources[task]:
+                width += config.embedding if self.by_prediction else self.heads[source].hidden_dim
+                if self.by_prediction and source not in self.embeddings:
+                    self.embeddings[source] = PredictionEmbedding(TASKS[source].outputs, config.embedding)
+            self.tops[task] = stack(width, config.encoder, own, first=shared)
+            self.heads[task] = TaskHead(self.tops[task].out_dim, config.head, outputs[task], config.head_dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: dict[str, State] | None = None,
+        used: Tensor | None = None,
+        labels: Tensor | None = None,
+        gt_rate: float = 0.0,
+    ) -> Predicted:
+        # x: (batch, time, dim); used: (batch,) frames that count; labels: (batch, time, 15)
+        state = state or {}
+        left: dict[str, State] = {}
+        shared, left["trunk"] = self.trunk(self.standardise(x), state.get("trunk"), used)
+        outputs: dict[str, Tensor] = {}
+        hidden: dict[str, Tensor] = {}
+        for task in self.order:
+            fed = [self._feedback(source, outputs, hidden, labels, gt_rate) for source in self.sources[task]]
+            y, left[task] = self.tops[task](torch.cat([shared, *fed], -1), state.get(task), used)
+            outputs[task], hidden[task] = self.heads[task](y)
+        return Predicted(outputs, hidden, {name: part for name, part in left.items() if part is not None})
+
+    def _feedback(
+        self, source: str, outputs: dict, hidden: dict, labels: Tensor | None, gt_rate: float
+    ) -> Tensor:
+        """What a source task passes on: (batch, time, dim), cut off from the source's gradients."""
+        if not self.by_prediction:
+            return hidden[source].detach()
+        prediction = unit_range(source, probabilities({source: outputs[source].detach()})[source])
+        truth = None if labels is None or not self.training else unit_truth(source, labels)
+        return self.embeddings[source](prediction, truth, gt_rate)

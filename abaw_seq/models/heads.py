@@ -1,0 +1,80 @@
+"""What sits at both ends of a temporal encoder: feature standardisation and task heads."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Standardise(nn.Module):
+    """(x - mean) / std with the training split's statistics, which travel with the weights."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # x: (batch, time, dim), any float type
+        return (x.float() - self.mean) * self.scale
+
+    @torch.no_grad()
+    def fit(self, features: Tensor, rows: Tensor, columns: list[slice], chunk: int = 8192) -> None:
+        """Take mean and deviation of the given columns from `rows` of `features` (N, D).
+
+        A column that does not vary is left unscaled. Two passes in chunks: exact and small.
+        """
+        total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
+        parts = [rows[i : i + chunk] for i in range(0, len(rows), chunk)]
+        for part in parts:
+            total += features.index_select(0, part).double().sum(0)
+        mean = total / max(len(rows), 1)
+        square = torch.zeros_like(total)
+        for part in parts:
+            square += (features.index_select(0, part).double() - mean).square().sum(0)
+        std = (square / max(len(rows), 1)).sqrt()
+        scale = torch.where(std > 1e-6, 1 / std.clamp(min=1e-6), torch.ones_like(std))
+        for span in columns:
+            self.mean[span] = mean[span].float()
+            self.scale[span] = scale[span].float()
+
+
+class TaskHead(nn.Module):
+    """Dropout, fully connected layers with ReLU and dropout, then the output layer.
+
+    The last hidden layer is the task's hidden state, which other tasks may be fed with.
+    """
+
+    def __init__(self, in_dim: int, hidden: tuple[int, ...], out_dim: int, dropout: float):
+        super().__init__()
+        layers: list[nn.Module] = [nn.Dropout(dropout)]
+        for width in hidden:
+            layers += [nn.Linear(in_dim, width), nn.ReLU(), nn.Dropout(dropout)]
+            in_dim = width
+        self.hidden = nn.Sequential(*layers)
+        self.output = nn.Linear(in_dim, out_dim)
+        self.hidden_dim = in_dim
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        # x: (batch, time, dim)
+        hidden = self.hidden(x)
+        return self.output(hidden), hidden
+
+
+class PredictionEmbedding(nn.Module):
+    """A source task's prediction as a vector: learned embeddings weighted by class, AU or value.
+
+    During training a share `gt_rate` of the labelled frames is embedded from the ground truth.
+    """
+
+    def __init__(self, outputs: int, dim: int):
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(outputs, dim) * dim**-0.5)
+
+    def forward(self, prediction: Tensor, truth: Tensor | None = None, gt_rate: float = 0.0) -> Tensor:
+        # prediction, truth: (batch, time, outputs) in [0, 1]; truth is NaN where there is no label
+        if truth is not None and gt_rate > 0:
+            chosen = torch.rand(prediction.shape[:2], device=prediction.device) < gt_rate
+            chosen = chosen & ~torch.isnan(truth).any(-1)
+            prediction = torch.where(chosen[..., None], torch.nan_to_num(truth), prediction)
+        return prediction @ self.table.to(prediction.dtype)

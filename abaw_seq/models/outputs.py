@@ -1,0 +1,46 @@
+"""What a model's raw outputs mean: probabilities, bins and values."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from abaw_seq.tasks import AU, EXPRESSION, TASKS
+
+BINS = 20
+
+
+def bin_expectation(logits: Tensor) -> Tensor:
+    """(..., 20) logits of equal bins over [-1, 1] -> (...) expected value."""
+    centres = (torch.arange(BINS, device=logits.device, dtype=logits.dtype) + 0.5) / BINS * 2 - 1
+    return logits.softmax(-1) @ centres
+
+
+def probabilities(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Outputs (..., width) as what is stored: valence, arousal (...), expression (..., 8), au (..., 12)."""
+    result = {}
+    for name, output in outputs.items():
+        output = output.float()
+        if name == EXPRESSION.name:
+            result[name] = output.softmax(-1)
+        elif name == AU.name:
+            result[name] = output.sigmoid()
+        else:
+            result[name] = bin_expectation(output) if output.shape[-1] == BINS else torch.tanh(output[..., 0])
+    return result
+
+
+def unit_range(task: str, prediction: Tensor) -> Tensor:
+    """A task's probabilities as (..., width) in [0, 1]; valence and arousal are mapped to it."""
+    return prediction if task in (EXPRESSION.name, AU.name) else (prediction[..., None] + 1) / 2
+
+
+def unit_truth(task: str, labels: Tensor) -> Tensor:
+    """Labels (..., 15) of one task in the form of `unit_range`, NaN where there is no label."""
+    target = labels[..., TASKS[task].columns]
+    if task == EXPRESSION.name:
+        known = ~torch.isnan(target)
+        one_hot = F.one_hot(torch.nan_to_num(target[..., 0]).long(), EXPRESSION.outputs).to(labels.dtype)
+        return torch.where(known, one_hot, torch.nan)
+    return target if task == AU.name else (target + 1) / 2
