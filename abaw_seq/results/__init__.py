@@ -1,0 +1,1 @@
+"""Everything made from a trained run: predictions, scores, submissions, reports."""
