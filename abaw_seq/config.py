@@ -145,7 +145,7 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
         kinds = inner if origin is tuple and Ellipsis not in inner else [inner[0]] * len(value)
         if len(kinds) != len(value):
             raise wrong
-        return origin(_convert(k, v, where, f"{key}[{i}]") for i, (k, v) in enumerate(zip(kinds, value)))
+        return origin(_convert(k, v, where, f"{key}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
     if origin is dict:
         if not isinstance(value, dict):
             raise wrong

@@ -32,14 +32,14 @@ class _OneLineErrors(click.Command):
         args = [arg for arg in args if arg != "--debug"]
         try:
             code = super().main(args, prog_name, **{**extra, "standalone_mode": False})
+        except (click.Abort, KeyboardInterrupt):  # click turns the second into the first
+            say("interrupted: what was finished is kept")
+            code = 130
         except Exception as error:
             if debug:
                 raise
             message, code = _explain(error)
             say(f"error: {message}")
-        except KeyboardInterrupt:
-            say("interrupted: what was finished is kept, run the same command to go on")
-            code = 130
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -60,8 +60,6 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, click.ClickException):
         where = error.ctx.command_path if getattr(error, "ctx", None) else "abaw"
         return f"{_one_line(error.format_message())} (see {where} --help)", 2
-    if isinstance(error, click.Abort):
-        return "interrupted", 130
     if isinstance(error, OSError) and error.errno is not None:
         named = f"{error.filename}: " if error.filename else ""
         usage = error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.EROFS)

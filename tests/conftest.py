@@ -10,7 +10,7 @@ import torch
 
 from abaw_seq.data.feature_file import BackboneInfo, VideoFeatures, atomic_feature_file
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
 
 
 def backbone_info(dim: int, sha: str = "0" * 64, dtype: str = "float16") -> BackboneInfo:

@@ -74,9 +74,7 @@ class Corpus:
         labels = [annotations.for_frames(name, self.frames[a:b]) for name, a, b in spans]
         known = [annotations.videos.get(name) for name in self.names]
         splits = tuple(video.split if video is not None else None for video in known)
-        return replace(
-            self, labels=torch.from_numpy(np.concatenate(labels)).to(self.device), splits=splits
-        )
+        return replace(self, labels=torch.from_numpy(np.concatenate(labels)).to(self.device), splits=splits)
 
     def in_split(self, split: str) -> list[int]:
         """Indices of a split's videos."""

@@ -1,12 +1,13 @@
 """The feature file, contract version 1: the one place that knows its HDF5 layout.
 
-    /                                  attrs: format, version, tool
-    /backbones/<backbone>              attrs: dim, arch, weights, weights_sha256, preprocessing, pooling, dtype, created
-    /videos/<video>                    attrs: source, split (opt.), fps (opt.), frame_count (opt.)
-    /videos/<video>/frames             int32 [N], rising, 1-based
-    /videos/<video>/valid              bool [N], false: the frame could not be read, its features are zero
-    /videos/<video>/features/<backbone>  float16 or float32 [N, D], chunked by up to 256 rows
-    /videos/<video>/labels             float32 [N, 15] (opt.), NaN where there is no label
+/                                  attrs: format, version, tool
+/backbones/<backbone>              attrs: dim, arch, weights, weights_sha256, preprocessing (JSON),
+                                   pooling, dtype, created
+/videos/<video>                    attrs: source, split (opt.), fps (opt.), frame_count (opt.)
+/videos/<video>/frames             int32 [N], rising, 1-based
+/videos/<video>/valid              bool [N], false: the frame could not be read, its features are zero
+/videos/<video>/features/<backbone>  float16 or float32 [N, D], chunked by up to 256 rows
+/videos/<video>/labels             float32 [N, 15] (opt.), NaN where there is no label
 """
 
 from __future__ import annotations
@@ -196,10 +197,10 @@ class FeatureReader:
 
     def _backbone(self, name: str) -> BackboneInfo:
         attributes = self._file["backbones"][name].attrs
-        try:
-            values = {key: attributes[key] for key in BackboneInfo.__dataclass_fields__}
-        except KeyError as error:
-            raise UserError(f"{self.path}: backbone {name}: attribute {error.args[0]} is missing") from None
+        for key in BackboneInfo.__dataclass_fields__:
+            if key not in attributes:
+                raise UserError(f"{self.path}: backbone {name}: attribute {key} is missing")
+        values = {key: attributes[key] for key in BackboneInfo.__dataclass_fields__}
         values["dim"] = int(values["dim"])
         values["preprocessing"] = json.loads(values["preprocessing"])
         return BackboneInfo(**values)
@@ -331,7 +332,7 @@ def merge_backbones(files: dict[str, dict[str, BackboneInfo]]) -> dict[str, Back
             known = merged.setdefault(name, info)
             first = origin.setdefault(name, path)
             if known.identity != info.identity:
-                differing = [k for k, a, b in zip(_IDENTITY, known.identity, info.identity) if a != b]
+                differing = [k for k, a, b in zip(_IDENTITY, known.identity, info.identity, strict=True) if a != b]
                 raise UserError(
                     f"backbone {name} in {path} and in {first} differ in {', '.join(differing)}; "
                     "give one of them another name or extract it again"

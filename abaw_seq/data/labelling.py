@@ -48,7 +48,13 @@ def alignment_rows(held: dict[str, np.ndarray], annotations: Annotations) -> lis
         frames = sum(len(held[video]) for video in (*present, *extra))
         labelled = sum(_labelled(named[v].labels[np.isin(named[v].frames, held[v])]) for v in present)
         all_labelled = sum(_labelled(known.labels) for known in named.values())
-        counts = (len(present) + len(extra), frames, labelled, all_labelled - labelled, len(named) - len(present))
+        counts = (
+            len(present) + len(extra),
+            frames,
+            labelled,
+            all_labelled - labelled,
+            len(named) - len(present),
+        )
         rows.append([split or "none", *(f"{count:,}" for count in counts)])
     return rows
 

@@ -48,9 +48,7 @@ def centre_weights(length: int) -> np.ndarray:
     return np.minimum(position + 1, length - position).astype(np.float64)
 
 
-def batches_of_windows(
-    lengths: list[int], length: int, batch: int, rng: np.random.Generator
-) -> Iterator[np.ndarray]:
+def batches_of_windows(lengths: list[int], length: int, batch: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Shuffled batches (B, 3) of windows covering every video; within a batch all are equally long."""
     windows = _with_video([covering_windows(n, length, rng) for n in lengths])
     windows = rng.permutation(windows)
@@ -99,9 +97,7 @@ def lane_steps(
     position = {lane: [waiting.pop(0), 0] for lane in range(min(lanes, len(waiting)))}
     while position:
         alive = sorted(position)
-        window = np.array(
-            [(v, start, min(length, lengths[v] - start)) for v, start in (position[k] for k in alive)]
-        )
+        window = np.array([(v, start, min(length, lengths[v] - start)) for v, start in (position[k] for k in alive)])
         yield LaneStep(np.array(alive), window, window[:, 1] == 0)
         for lane in alive:
             position[lane][1] += length

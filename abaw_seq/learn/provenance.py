@@ -26,7 +26,12 @@ def provenance(corpus: Corpus, seed: int, device: torch.device) -> dict[str, Any
         "device": {"type": device.type, "name": hardware, "threads": torch.get_num_threads()},
         "features": list(corpus.sources),
         "backbones": {
-            name: {"dim": info.dim, "arch": info.arch, "weights": info.weights, "weights_sha256": info.weights_sha256}
+            name: {
+                "dim": info.dim,
+                "arch": info.arch,
+                "weights": info.weights,
+                "weights_sha256": info.weights_sha256,
+            }
             for name, info in corpus.backbone_info.items()
         },
     }

@@ -120,7 +120,14 @@ def train(
                 best = {"criterion": criterion, "epoch": epoch + 1, "scores": scores}
                 save_checkpoint(run / "best.pt", _portable(average, corpus, config))
             named = {"loss": float(losses.sum()), **dict(zip(config.tasks, losses.tolist(), strict=True))}
-            line = {"epoch": epoch + 1, "steps": steps, "lr": rate, "seconds": seconds, "train": named, "val": scores}
+            line = {
+                "epoch": epoch + 1,
+                "steps": steps,
+                "lr": rate,
+                "seconds": seconds,
+                "train": named,
+                "val": scores,
+            }
             with open(log, "a", encoding="utf-8") as handle:
                 handle.write(json.dumps(line) + "\n")
             save_checkpoint(

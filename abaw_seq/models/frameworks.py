@@ -123,9 +123,7 @@ class MultiTaskModel(nn.Module):
             outputs[task], hidden[task] = self.heads[task](y)
         return Predicted(outputs, hidden, {name: part for name, part in left.items() if part is not None})
 
-    def _feedback(
-        self, source: str, outputs: dict, hidden: dict, labels: Tensor | None, gt_rate: float
-    ) -> Tensor:
+    def _feedback(self, source: str, outputs: dict, hidden: dict, labels: Tensor | None, gt_rate: float) -> Tensor:
         """What a source task passes on: (batch, time, dim), cut off from the source's gradients."""
         if not self.by_prediction:
             return hidden[source].detach()

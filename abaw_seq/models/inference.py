@@ -98,6 +98,4 @@ class _Average:
             self._sum[task].index_add_(0, index, picked * shares.view(-1, *[1] * (picked.ndim - 1)))
 
     def result(self) -> dict[str, Tensor]:
-        return {
-            task: values / self._weight.view(-1, *[1] * (values.ndim - 1)) for task, values in self._sum.items()
-        }
+        return {task: values / self._weight.view(-1, *[1] * (values.ndim - 1)) for task, values in self._sum.items()}

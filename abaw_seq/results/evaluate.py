@@ -31,9 +31,7 @@ def score_files(paths: list[Path], annotations: tuple[Path, ...], *, edition: st
     return scores
 
 
-def relabelled(
-    path: Path, videos: dict[str, VideoPredictions], truth: Annotations
-) -> dict[str, VideoPredictions]:
+def relabelled(path: Path, videos: dict[str, VideoPredictions], truth: Annotations) -> dict[str, VideoPredictions]:
     """The videos that the annotations name, with labels from there."""
     common = {name: video for name, video in videos.items() if name in truth.videos}
     if not common:

@@ -1,9 +1,9 @@
 """Prediction files: per-frame probabilities of videos, whatever made them.
 
-    /                  attrs: format = "abaw-predictions", version = 1, tool
-    /videos/<video>    attrs: split (optional)
-        frames int32 [N], valence [N], arousal [N], expression [N, 8], au [N, 12] (tasks optional),
-        labels float32 [N, 15] (optional): the ground truth known when the file was made
+/                  attrs: format = "abaw-predictions", version = 1, tool
+/videos/<video>    attrs: split (optional)
+    frames int32 [N], valence [N], arousal [N], expression [N, 8], au [N, 12] (tasks optional),
+    labels float32 [N, 15] (optional): the ground truth known when the file was made
 """
 
 from __future__ import annotations

@@ -1,0 +1,70 @@
+import click
+import pytest
+
+from abaw_seq.errors import AbawError, UserError
+from abaw_seq.terminal import OneLineGroup, print_table, progress
+
+
+@click.group(cls=OneLineGroup)
+def tool():
+    pass
+
+
+@tool.command()
+@click.argument("what")
+def fail(what):
+    raise {
+        "user": UserError("no\nsuch thing"),
+        "tool": AbawError("it broke"),
+        "bug": ZeroDivisionError("oh"),
+        "os": FileNotFoundError(2, "No such file or directory", "x.h5"),
+        "full": OSError(28, "No space left on device", "y.h5"),
+        "stop": KeyboardInterrupt(),
+    }[what]
+
+
+@pytest.mark.parametrize(
+    "what, code, words",
+    [
+        ("user", 2, "no such thing"),
+        ("tool", 1, "it broke"),
+        ("bug", 1, "ZeroDivisionError: oh"),
+        ("os", 2, "x.h5"),
+        ("full", 1, "No space left"),
+        ("stop", 130, "interrupted"),
+    ],
+)
+def test_an_error_is_one_line_and_an_exit_code(what, code, words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        tool.main(["fail", what])
+    said = capsys.readouterr().err
+    assert ended.value.code == code
+    assert words in said and said.strip().count("\n") == 0
+
+
+def test_a_wrong_option_is_one_line_too(capsys):
+    with pytest.raises(SystemExit) as ended:
+        tool.main(["fail", "--colour"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(ZeroDivisionError):
+        tool.main(["fail", "bug", "--debug"])
+
+
+def test_progress_off_a_terminal_is_plain_lines(capsys, monkeypatch):
+    monkeypatch.setattr("abaw_seq.terminal.PLAIN_PROGRESS_SECONDS", 0.0)
+    with progress("extract", 4, "frames") as advance:
+        advance(1)
+        advance(3, "a note")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("extract: 1/4 frames") and "left" in lines[0]
+    assert lines[-1].startswith("extract: 4/4 frames in") and lines[-1].endswith("a note")
+
+
+def test_table_holds_its_cells(capsys):
+    print_table("Scores", ["", "P_MTL"], [["gru", "1.234"]])
+    out = capsys.readouterr().out
+    assert out.startswith("Scores\n") and "gru" in out and "1.234" in out
