@@ -64,14 +64,19 @@ def train(feats, config_file, overrides, run, resume, labels, device) -> None:
 @click.option("--annotations", type=PATH, multiple=True, help="Official annotations to score against.")
 @click.option("--edition", default="mtl", show_default=True, help="mtl, va, expr, au, expr2020 or au2020.")
 @click.option("--summary", is_flag=True, help="One row per run, no classes.")
+@click.option("--constant", is_flag=True, help="Add what the best constant prediction scores.")
 @click.option("--title", default="Scores", help="Title of the table.")
-def evaluate(runs, predictions, annotations, edition, summary, title) -> None:
+def evaluate(runs, predictions, annotations, edition, summary, constant, title) -> None:
     """Score runs and prediction files (RUNS are run folders)."""
-    from abaw_seq.results.evaluate import score_files
+    from abaw_seq.results.evaluate import best_constant_scores, features_of, score_files
     from abaw_seq.results.tables import print_comparison, print_scores
 
     scores = score_files([*runs, *predictions], annotations, edition=edition)
+    if constant:
+        scores["best constant"] = best_constant_scores((*runs, *predictions)[0])
     (print_comparison if summary else print_scores)(title, scores)
+    for line in features_of(list(runs)):
+        click.echo(line)
 
 
 @main.command()
