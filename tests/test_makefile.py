@@ -1,0 +1,45 @@
+"""The Makefile's steps, without running them."""
+
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(["make", "-C", ROOT, *arguments], capture_output=True, text=True)
+
+
+def test_make_alone_lists_the_targets():
+    said = make().stdout
+    for target in ("make all", "make test", "make bench"):
+        assert target in said
+
+
+def test_the_demo_pipeline_trains_its_encoders_before_it_extracts(tmp_path):
+    plan = make("-n", "all", f"OUT={tmp_path}/out").stdout
+    steps = [
+        "abaw-feats demo",
+        "abaw-feats pretrain",
+        "abaw-extract",
+        "abaw-seq train",
+        "abaw-seq ensemble",
+        "abaw-seq report",
+    ]
+    positions = [plan.index(step) for step in steps]
+    assert positions == sorted(positions)
+    assert plan.count("abaw-feats finetune") == 2
+    for head in ("lstm", "gru", "transformer", "none"):
+        assert f"--config configs/demo/{head}.yaml" in plan
+
+
+def test_the_real_pipeline_takes_the_full_size_encoders_and_published_settings(tmp_path):
+    plan = make("-n", "all", f"OUT={tmp_path}/out", "DATA=/d", "ANNOTATIONS=/a", "WEIGHTS=/w").stdout
+    assert "--backbone mae --backbone iresnet --backbone densenet --videos /d --annotations /a" in plan
+    assert "configs/abaw4/gru.yaml" in plan
+    assert "abaw-feats" not in plan.replace("import abaw_feats", "")
+
+
+def test_the_real_pipeline_asks_for_the_annotations():
+    done = make("-n", "all", "DATA=/d")
+    assert done.returncode != 0 and "ANNOTATIONS is missing" in done.stderr
