@@ -11,8 +11,19 @@ from abaw_seq.terminal import OneLineGroup, say
 
 PATH = click.Path(path_type=Path)
 feats_option = click.option(
-    "--feats", "feats", type=PATH, multiple=True, required=True, help="Feature file; repeat to join several."
+    "--feats",
+    "feats",
+    type=PATH,
+    multiple=True,
+    required=True,
+    help="Feature file, HDF5 file with /<video>/feature, or folder of <video>.npy; repeat to join several.",
 )
+config_option = click.option("--config", "config_file", type=PATH, help="Settings (YAML); see configs/.")
+set_option = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting; repeats.")
+labels_option = click.option(
+    "--labels", type=PATH, multiple=True, help="Annotations, instead of those in the feature file."
+)
+raw_option = click.option("--raw", is_flag=True, help="Leave out the run's postprocess.yaml.")
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 
 
@@ -27,11 +38,11 @@ def main() -> None:
 
 @main.command()
 @feats_option
-@click.option("--config", "config_file", type=PATH, help="Settings (YAML); see configs/.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting; repeats.")
+@config_option
+@set_option
 @click.option("--run", type=PATH, help="Run folder [default: runs/<config or encoder>].")
 @click.option("--resume", is_flag=True, help="Go on from the last whole epoch.")
-@click.option("--labels", type=PATH, multiple=True, help="Annotations, instead of those in the feature file.")
+@labels_option
 @device_option
 def train(feats, config_file, overrides, run, resume, labels, device) -> None:
     """Train a multi-task head; validates each epoch and keeps the best."""
@@ -59,22 +70,68 @@ def train(feats, config_file, overrides, run, resume, labels, device) -> None:
 
 
 @main.command()
+@feats_option
+@config_option
+@set_option
+@click.option("--folds", default="5", show_default=True, metavar="K|FILE", help="How many, or a file of folds.")
+@click.option("--run", type=PATH, required=True, help="Folder for folds.yaml, a run per fold, and all together.")
+@click.option("--resume", is_flag=True, help="Pass over finished folds, go on with an interrupted one.")
+@click.option("--write-only", is_flag=True, help="Write folds.yaml and train nothing.")
+@labels_option
+@device_option
+def crossval(feats, config_file, overrides, folds, run, resume, write_only, labels, device) -> None:
+    """Train the official split and K folds by source video; scores of each and of all together."""
+    from abaw_seq import config as configs
+    from abaw_seq.data.folds import FOLD_HEADER, fold_rows
+    from abaw_seq.learn.crossval import choose_folds, crossvalidate, fold_table, store_folds
+    from abaw_seq.learn.settings import TrainConfig
+    from abaw_seq.results.tables import print_comparison
+    from abaw_seq.terminal import print_table
+
+    settings, device = configs.load(TrainConfig, config_file, overrides), _device(device)
+    corpus = _corpus(feats, settings.backbones or None, labels)
+    chosen = choose_folds(corpus, folds)
+    print_table("Folds", FOLD_HEADER, fold_rows(chosen, corpus.video_labels()))
+    if write_only:
+        click.echo(store_folds(run, chosen))
+        return
+    result = crossvalidate(settings, corpus, chosen, run, device=device, resume=resume)
+    print_comparison(f"{run}: {len(chosen)} folds", fold_table(result))
+
+
+@main.command()
 @click.argument("runs", type=PATH, nargs=-1)
-@click.option("--predictions", type=PATH, multiple=True, help="Prediction or submission file.")
+@click.option("--predictions", type=PATH, multiple=True, help="Prediction or submission file, or folder of these.")
 @click.option("--annotations", type=PATH, multiple=True, help="Official annotations to score against.")
 @click.option("--edition", default="mtl", show_default=True, help="mtl, va, expr, au, expr2020 or au2020.")
+@click.option("--split", help="Only videos of this split: train, val or test.")
+@click.option("--bootstrap", "resamples", type=click.IntRange(0), default=0, metavar="N",
+              help="Add 95 % intervals from N drawings of the videos.")  # fmt: skip
 @click.option("--summary", is_flag=True, help="One row per run, no classes.")
 @click.option("--constant", is_flag=True, help="Add what the best constant prediction scores.")
 @click.option("--title", default="Scores", help="Title of the table.")
-def evaluate(runs, predictions, annotations, edition, summary, constant, title) -> None:
-    """Score runs and prediction files (RUNS are run folders)."""
-    from abaw_seq.results.evaluate import best_constant_scores, features_of, score_files
+@click.option("--fit", is_flag=True, help="Fit smoothing, thresholds and biases of RUNS on their labels.")
+@click.option("--fit-on", type=PATH, help="Fit them on these predictions instead, such as out-of-fold ones.")
+def evaluate(
+    runs, predictions, annotations, edition, split, resamples, summary, constant, title, fit, fit_on
+) -> None:  # fmt: skip
+    """Score runs, prediction files and submissions (RUNS are run folders).
+
+    With --fit each run gets a postprocess.yaml, which predict and submit apply, and its tuned score
+    stands beside the untuned one.
+    """
+    if fit or fit_on:
+        _fit_runs(runs, fit_on)
+        return
+    from abaw_seq.results.evaluate import features_of, score_files
     from abaw_seq.results.tables import print_comparison, print_scores
 
-    scores = score_files([*runs, *predictions], annotations, edition=edition)
-    if constant:
-        scores["best constant"] = best_constant_scores((*runs, *predictions)[0])
-    (print_comparison if summary else print_scores)(title, scores)
+    found = score_files(
+        [*runs, *predictions], annotations, edition=edition, split=split, resamples=resamples, constant=constant
+    )
+    (print_comparison if summary else print_scores)(title, found.scores)
+    for note in found.notes:
+        say(note)
     for line in features_of(list(runs)):
         click.echo(line)
 
@@ -83,18 +140,20 @@ def evaluate(runs, predictions, annotations, edition, summary, constant, title) 
 @click.argument("run", type=PATH)
 @feats_option
 @click.option("-o", "--output", type=PATH, required=True, help="Path without suffix: writes .csv and .h5.")
+@raw_option
+@click.option("--checkpoint", default="best.pt", show_default=True, help="Which one of the run, such as best_au.pt.")
 @device_option
-def predict(run, feats, output, device) -> None:
-    """Per-frame predictions of every video in feature files, as CSV and HDF5."""
-    from abaw_seq.data.corpus import load_corpus
-    from abaw_seq.results.predict import check_features, load_run, predict_corpus
+def predict(run, feats, output, raw, checkpoint, device) -> None:
+    """Per-frame predictions of every video in feature files, as CSV and HDF5.
+
+    RUN is a run folder, an ensemble (its members predict) or a cross-validation (the mean of its folds).
+    """
+    from abaw_seq.results.joined_runs import predict_run
+    from abaw_seq.results.postprocess import postprocessed
     from abaw_seq.results.prediction_file import write_csv, write_predictions
 
-    device = _device(device)
-    model, config, backbones = load_run(run, device)
-    corpus = load_corpus(list(feats), backbones=tuple(backbones))
-    check_features(run, backbones, corpus)
-    found = predict_corpus(model, config, corpus.to(device), list(range(len(corpus.names))))
+    found = predict_run(run, list(feats), _device(device), checkpoint=checkpoint)
+    found = found if raw else postprocessed(run, found)
     stem = output.with_suffix("") if output.suffix in (".csv", ".h5") else output
     write_predictions(stem.with_name(stem.name + ".h5"), found)
     write_csv(stem.with_name(stem.name + ".csv"), found)
@@ -107,7 +166,7 @@ def predict(run, feats, output, device) -> None:
 @click.option("-o", "--output", type=PATH, help="Write here instead of replacing the feature file.")
 def label(feats, annotations, output) -> None:
     """Attach labels and splits to a feature file, aligned by frame number."""
-    from abaw_seq.data.annotations import read_annotations
+    from abaw_seq.data.annotations import SUMMARY_HEADER, read_annotations
     from abaw_seq.data.labelling import label_feature_file
     from abaw_seq.terminal import print_table
 
@@ -115,24 +174,63 @@ def label(feats, annotations, output) -> None:
         raise UserError("label takes one --feats file at a time")
     found = read_annotations(*annotations)
     header, rows = label_feature_file(feats[0], found, output or feats[0])
-    print_table("Annotations", ["", "count"], [list(map(str, row)) for row in found.summary_rows()])
+    print_table("Annotations", SUMMARY_HEADER, found.summary_rows())
     print_table(f"Labels in {output or feats[0]}", header, rows)
 
 
 @main.command()
-@click.argument("runs", type=PATH, nargs=-1, required=True)
+@click.argument("runs", type=PATH, nargs=-1)
 @click.option("--run", type=PATH, required=True, help="Folder for the joined predictions and scores.")
-def ensemble(runs, run) -> None:
-    """Average the predictions of runs or prediction files (RUNS)."""
-    from abaw_seq.results.ensemble import average_predictions
-    from abaw_seq.results.predict import save_results
-    from abaw_seq.results.prediction_file import read_predictions
-    from abaw_seq.results.tables import print_scores
+@click.option("--method", type=click.Choice(["mean", "weighted", "greedy"]), default="mean", show_default=True,
+              help="Weights of each task: equal, fitted, or by greedy selection, on the labels of RUNS.")  # fmt: skip
+@click.option("--apply", "weights_of", type=PATH, help="Take the weights of this ensemble; RUNS are its members.")
+@click.option("--config", "recipe", type=PATH, help="Train the members of this recipe first, on --feats.")
+@click.option("--feats", type=PATH, multiple=True, help="Feature file for --config; repeat to join several.")
+@set_option
+@device_option
+def ensemble(runs, run, method, weights_of, recipe, feats, overrides, device) -> None:
+    """Join the predictions of runs or raw prediction files (RUNS), task by task.
 
-    joined = average_predictions({str(member): read_predictions(member) for member in runs})
-    run.mkdir(parents=True, exist_ok=True)
-    scores = save_results(run, joined, epoch=None)
-    print_scores(f"{run}: average of {len(runs)}", {run.name: scores["untuned"]})
+    With --config a recipe (configs/abaw4/ensemble.yaml) trains the members, each with several seeds.
+    """
+    from abaw_seq.results.joined_runs import join_runs
+    from abaw_seq.results.tables import print_comparison, print_scores
+
+    if recipe is not None:
+        _follow_recipe(recipe, overrides, runs, feats, run, _device(device))
+        return
+    if not runs:
+        raise UserError("nothing to join: name run folders or prediction files, or --config RECIPE --feats FILE")
+    scores = join_runs(list(runs), run, method=method, weights_of=weights_of)
+    if not scores:
+        say(f"{run}: {len(runs)} predictions joined; they carry no labels, so nothing was scored")
+        return
+    (print_scores if len(scores) == 1 else print_comparison)(f"{run}: {len(runs)} members", scores)
+
+
+@main.command()
+@click.argument("source", type=PATH, required=False)
+@click.option("--list", "listed", type=PATH, help="Test list or template; or, for a file per video, the videos.")
+@click.option("--lengths", type=PATH, help="Frames per video, for a file per video: lines `video,frames`.")
+@click.option("--edition", help="mtl, va, expr, au, expr2020 or au2020; a template tells it by itself.")
+@click.option("--fill", type=click.Choice(["nearest", "interpolate"]), default="nearest", show_default=True,
+              help="Where valence and arousal of frames without a prediction come from.")  # fmt: skip
+@click.option("-o", "--output", type=PATH, help="File to write, or folder for a file per video.")
+@click.option("--check", type=PATH, metavar="FILE", help="Only check this submission.")
+@raw_option
+def submit(source, listed, lengths, edition, fill, output, check, raw) -> None:
+    """Write the official submission from a run or prediction file (SOURCE), and check it."""
+    from abaw_seq.results.prediction_file import read_predictions
+    from abaw_seq.results.submit import checked, predictions_to_submit, wanted_rows, write_checked
+
+    wanted = wanted_rows(listed, lengths, edition)
+    if check is not None:
+        click.echo(f"{check}: {checked(check, wanted):,} rows, as {wanted.source} asks for")
+        return
+    if source is None or output is None:
+        raise UserError("submit takes a run or prediction file and -o FILE, or --check FILE")
+    found = read_predictions(source) if raw else predictions_to_submit(source)
+    click.echo(write_checked(output, wanted, found, fill=fill))
 
 
 @main.command()
@@ -144,6 +242,30 @@ def report(runs, output, frames) -> None:
     from abaw_seq.results.report import write_report
 
     click.echo(write_report(list(runs), output, frames_root=frames))
+
+
+def _fit_runs(runs, fit_on) -> None:
+    from abaw_seq.results.postprocess import fit_run
+    from abaw_seq.results.tables import print_comparison
+
+    if not runs:
+        raise UserError("--fit needs run folders, in which it stores postprocess.yaml")
+    table = {}
+    for run in runs:
+        scores = fit_run(run, fit_on)
+        table[f"{run.name}, untuned"] = scores["untuned"]
+        table[f"{run.name}, tuned on {scores['tuned_on']}"] = scores["tuned"]
+        if scores["cross_fitted"]:
+            table[f"{run.name}, each half tuned on the other"] = scores["cross_fitted"]
+    print_comparison("Untuned and tuned scores", table)
+
+
+def _follow_recipe(recipe_file, overrides, runs, feats, run, device) -> None:
+    from abaw_seq.learn.recipe import follow, load_recipe
+
+    if runs or not feats:
+        raise UserError("--config trains its own members: give --feats FILE and no RUNS")
+    click.echo(follow(load_recipe(recipe_file, overrides), recipe_file.parent, list(feats), run, device=device))
 
 
 def _device(name: str):
@@ -163,6 +285,12 @@ def _device(name: str):
 def _corpus(feats, backbones, labels):
     from abaw_seq.data.annotations import read_annotations
     from abaw_seq.data.corpus import load_corpus
+    from abaw_seq.data.labelling import ALIGNMENT_HEADER, alignment_rows
 
-    corpus = load_corpus(list(feats), backbones=backbones)
-    return corpus.labelled(read_annotations(*labels)) if labels else corpus
+    annotations = read_annotations(*labels) if labels else None
+    corpus = load_corpus(list(feats), backbones=backbones, annotations=annotations)
+    if annotations is not None:
+        held = {name: video.frames for name, video in corpus.video_labels().items()}
+        for row in alignment_rows(held, annotations):
+            say("labels: " + ", ".join(f"{name} {count}" for name, count in zip(ALIGNMENT_HEADER, row, strict=True)))
+    return corpus

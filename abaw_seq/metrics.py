@@ -28,7 +28,7 @@ from abaw_seq.tasks import ACTION_UNITS, AROUSAL, AU, EXPRESSION, EXPRESSIONS, T
 
 USUAL_THRESHOLD = 0.5
 CLASSES_2020 = 7
-_PARTS = {
+PARTS = {
     "mtl": ("valence", "arousal", "expression", "au"),
     "va": ("valence", "arousal"),
     "expr": ("expression",),
@@ -36,7 +36,7 @@ _PARTS = {
     "expr2020": ("expression",),
     "au2020": ("au",),
 }
-EDITIONS = tuple(_PARTS)
+EDITIONS = tuple(PARTS)
 # Variances below this share of a mean square are rounding: the series is constant.
 _CONSTANT = 1e-13
 
@@ -290,7 +290,7 @@ def _report(edition: str, scores: Mapping[str, np.ndarray], sums: Mapping[str, n
         "au": int(sums["au_frames"]) if "au" in sums else 0,
     }
     missing = []
-    for name in _PARTS[edition]:
+    for name in PARTS[edition]:
         if name not in sums:
             missing.append(f"{name}: no predictions")
         elif not frames[name]:

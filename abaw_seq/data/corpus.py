@@ -13,10 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abaw_seq.data.annotations import Annotations
+from abaw_seq.data.annotations import Annotations, VideoLabels
 from abaw_seq.data.feature_file import BackboneInfo, FeatureReader, merge_backbones
+from abaw_seq.data.foreign_features import ForeignReader, open_features
+from abaw_seq.data.nearest import fill_nearest_labels
 from abaw_seq.errors import UserError
 from abaw_seq.tasks import LABEL_COLUMNS
+
+Reader = FeatureReader | ForeignReader
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,24 @@ class Corpus:
         splits = tuple(video.split if video is not None else None for video in known)
         return replace(self, labels=torch.from_numpy(np.concatenate(labels)).to(self.device), splits=splits)
 
+    def with_nearest_labels(self, videos: list[int], max_distance: dict[str, int]) -> tuple[Corpus, dict[str, int]]:
+        """The same corpus where, in these videos, a missing label is that of the nearest labelled frame.
+
+        max_distance: {task: farthest frame, in frame numbers}. Also returns {task: frames that got a label}.
+        """
+        labels, counts = self.labels.cpu().numpy().copy(), dict.fromkeys(max_distance, 0)
+        for video in videos:
+            rows = slice(self.offsets[video], self.offsets[video + 1])
+            labels[rows], given = fill_nearest_labels(self.frames[rows], labels[rows], max_distance=max_distance)
+            counts = {task: count + given.get(task, 0) for task, count in counts.items()}
+        return replace(self, labels=torch.from_numpy(labels).to(self.device)), counts
+
+    def video_labels(self) -> dict[str, VideoLabels]:
+        """{video: its frame numbers, labels and split}, as annotation files would give them."""
+        spans = zip(self.names, self.offsets[:-1], self.offsets[1:], self.splits, strict=True)
+        labels = self.labels.cpu().numpy()
+        return {name: VideoLabels(self.frames[a:b], labels[a:b], split) for name, a, b, split in spans}
+
     def in_split(self, split: str) -> list[int]:
         """Indices of a split's videos."""
         return [index for index, found in enumerate(self.splits) if found == split]
@@ -108,16 +130,19 @@ class Corpus:
         return labels.masked_fill(beyond[..., None], torch.nan)
 
 
-def load_corpus(paths: list[Path], *, backbones: tuple[str, ...] | None = None) -> Corpus:
-    """Read feature files and join them by video and frame number.
+def load_corpus(
+    paths: list[Path], *, backbones: tuple[str, ...] | None = None, annotations: Annotations | None = None
+) -> Corpus:
+    """Read feature files, and features of other layouts, and join them by video and frame number.
 
     backbones: which to use, in this order (default: all, in order of appearance).
+    annotations: labels and splits to use instead of those in the files.
     Frames missing from one of the files are left out; a video missing from one of them is an error
     that names it. Frames that could not be read take the features of the nearest frame that could.
     Raises UserError for anything that does not fit together.
     """
     with ExitStack() as stack:
-        readers = [stack.enter_context(FeatureReader(path)) for path in paths]
+        readers = [stack.enter_context(open_features(path, annotations)) for path in paths]
         info = merge_backbones({str(r.path): r.backbones for r in readers})
         if not info:
             raise UserError(f"{paths[0]}: holds no features; run abaw-extract first")
@@ -126,10 +151,11 @@ def load_corpus(paths: list[Path], *, backbones: tuple[str, ...] | None = None) 
             if name not in info:
                 raise UserError(f"no backbone {name!r} in {', '.join(map(str, paths))} (found: {', '.join(info)})")
         videos = _common_videos(readers, used)
-        return _read(readers, videos, {name: info[name] for name in used})
+        corpus = _read(readers, videos, {name: info[name] for name in used})
+        return corpus if annotations is None else corpus.labelled(annotations)
 
 
-def _common_videos(readers: list[FeatureReader], backbones: tuple[str, ...]) -> list[str]:
+def _common_videos(readers: list[Reader], backbones: tuple[str, ...]) -> list[str]:
     """Videos for which every backbone is somewhere; a video that lacks one is an error."""
     videos = sorted({video for reader in readers for video in reader.videos})
     for video in videos:
@@ -145,7 +171,7 @@ def _common_videos(readers: list[FeatureReader], backbones: tuple[str, ...]) -> 
     return videos
 
 
-def _read(readers: list[FeatureReader], videos: list[str], info: dict[str, BackboneInfo]) -> Corpus:
+def _read(readers: list[Reader], videos: list[str], info: dict[str, BackboneInfo]) -> Corpus:
     ends = np.cumsum([0, *(one.dim for one in info.values())])
     columns = {name: slice(int(a), int(b)) for name, a, b in zip(info, ends[:-1], ends[1:], strict=True)}
     frames = [_common_frames(readers, video) for video in videos]
@@ -171,7 +197,7 @@ def _read(readers: list[FeatureReader], videos: list[str], info: dict[str, Backb
     )
 
 
-def _common_frames(readers: list[FeatureReader], video: str) -> np.ndarray:
+def _common_frames(readers: list[Reader], video: str) -> np.ndarray:
     """Frame numbers that every file holding this video has."""
     held = [reader.frames(video) for reader in readers if video in reader.videos]
     common = held[0]
@@ -184,7 +210,7 @@ def _common_frames(readers: list[FeatureReader], video: str) -> np.ndarray:
 
 
 def _read_video(
-    readers: list[FeatureReader],
+    readers: list[Reader],
     video: str,
     frames: np.ndarray,
     columns: dict[str, slice],
@@ -217,7 +243,7 @@ def _nearest_valid(valid: np.ndarray) -> np.ndarray | slice:
     return np.where(nearer_left, good[left], good[right])
 
 
-def _split(readers: list[FeatureReader], video: str) -> str | None:
+def _split(readers: list[Reader], video: str) -> str | None:
     found = {reader.split(video) for reader in readers if video in reader.videos} - {None}
     if len(found) > 1:
         raise UserError(f"video {video}: the feature files disagree about its split ({', '.join(sorted(found))})")

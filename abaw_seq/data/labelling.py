@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from abaw_seq.data.annotations import Annotations
-from abaw_seq.data.feature_file import FeatureReader, atomic_feature_file
+from abaw_seq.data.feature_file import atomic_feature_file
+from abaw_seq.data.foreign_features import ForeignReader, open_features
+from abaw_seq.errors import UserError
 from abaw_seq.tasks import SPLITS
 
 ALIGNMENT_HEADER = [
@@ -16,21 +18,32 @@ ALIGNMENT_HEADER = [
 
 
 def label_feature_file(path: Path, annotations: Annotations, output: Path) -> tuple[list[str], list[list[str]]]:
-    """Write `output` with the labels and splits of `annotations`; it may replace `path`.
+    """Write `output` with the labels and splits of `annotations`; it may replace a feature file `path`.
 
-    A video that the annotations do not name keeps the labels it has. Returns header and rows of
-    what was aligned, as `alignment_rows`.
+    Features of another layout are converted, to another place. A video that the annotations do not
+    name keeps the labels it has. Returns header and rows of what was aligned, as `alignment_rows`.
     """
-    with FeatureReader(path) as reader, atomic_feature_file(output) as writer:
+    with open_features(path, annotations) as reader:
+        foreign = isinstance(reader, ForeignReader)
+        if foreign and output.resolve() in (path.resolve(), reader.path.resolve()):
+            raise UserError(f"{reader.path}: not a feature file yet; name the one to write with -o")
+        return ALIGNMENT_HEADER, _write_labelled(reader, annotations, output, foreign=foreign)
+
+
+def _write_labelled(reader, annotations: Annotations, output: Path, *, foreign: bool) -> list[list[str]]:
+    with atomic_feature_file(output) as writer:
         for name, info in reader.backbones.items():
             writer.add_backbone(name, info)
         held = {}
         for video in reader.videos:
-            reader.copy_video(video, writer.videos_group)
+            if foreign:
+                writer.add_video(reader.video(video))
+            else:
+                reader.copy_video(video, writer.videos_group)
             held[video] = reader.frames(video)
             if (known := annotations.videos.get(video)) is not None:
                 writer.set_labels(video, annotations.for_frames(video, held[video]), known.split)
-    return ALIGNMENT_HEADER, alignment_rows(held, annotations)
+    return alignment_rows(held, annotations)
 
 
 def alignment_rows(held: dict[str, np.ndarray], annotations: Annotations) -> list[list[str]]:

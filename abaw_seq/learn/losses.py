@@ -24,7 +24,8 @@ class LossConfig:
 
     `valence_arousal`: mean squared error, 1 - CCC, their sum, or 20 bins (cross-entropy on the bin
     plus `ccc_weight` x (1 - CCC) on the expectation; Vu et al., ABAW 2021).
-    `balance`: class weights and positive weights from the training split's label counts.
+    `balance`: class weights and positive weights from the training split's label counts, where
+    `class_weights` (8 expressions) or `positive_weights` (12 action units) do not give them.
     `focal`: exponent of the focal factor (1 - p)^focal, 0 for none (Lin et al., ICCV 2017).
     `au_negative_focal`: its exponent for negative action units where it differs, the asymmetric
     loss (Ridnik et al., ICCV 2021).
@@ -33,6 +34,8 @@ class LossConfig:
     valence_arousal: Literal["mse", "ccc", "mse+ccc", "bins"] = "mse+ccc"
     ccc_weight: float = 1.0
     balance: bool = True
+    class_weights: tuple[float, ...] = ()
+    positive_weights: tuple[float, ...] = ()
     label_smoothing: float = 0.0
     focal: float = 0.0
     au_negative_focal: float | None = None
@@ -40,6 +43,12 @@ class LossConfig:
     def __post_init__(self):
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), not {self.label_smoothing}")
+        if min(self.focal, self.au_negative_focal or 0.0, self.ccc_weight) < 0:
+            raise ValueError("focal, au_negative_focal and ccc_weight must not be negative")
+        for name, count in (("class_weights", EXPRESSION.outputs), ("positive_weights", AU.outputs)):
+            given = getattr(self, name)
+            if given and (len(given) != count or min(given) <= 0):
+                raise ValueError(f"{name} must be {count} positive numbers, not {list(given)}")
 
 
 def outputs_of(task: str, config: LossConfig) -> int:
@@ -154,6 +163,18 @@ def masked_bce(
         p_true = torch.sigmoid(torch.where(truth > 0.5, logits, -logits))
         loss = loss * (1 - p_true) ** exponent
     return masked_mean(loss, mask)
+
+
+def loss_weights(config: LossConfig, labels: Tensor) -> dict[str, Tensor]:
+    """The weights that `task_losses` takes: as given, else balanced by labels (N, 15), else none."""
+    weights = {}
+    if config.class_weights or config.balance:
+        given = config.class_weights
+        weights["class_weight"] = torch.tensor(given) if given else class_weights(labels)
+    if config.positive_weights or config.balance:
+        given = config.positive_weights
+        weights["positive_weight"] = torch.tensor(given) if given else positive_weights(labels)
+    return weights
 
 
 def class_weights(labels: Tensor, power: float = 0.5) -> Tensor:

@@ -76,6 +76,11 @@ def learning_rate(config: OptimConfig, epoch: float, epochs: int) -> float:
     return config.lr * ((1 + math.cos(math.pi * share)) / 2 if config.schedule == "cosine" else 1 - share)
 
 
+def averaging_decay(decay: float, step: int) -> float:
+    """The decay at a step (from 0): smaller at first, so that the initial weights are soon forgotten."""
+    return min(decay, (1 + step) / (10 + step))
+
+
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Move `average`'s weights towards `model`'s; buffers are copied."""

@@ -9,7 +9,8 @@ from abaw_seq.learn.batches import WindowConfig
 from abaw_seq.learn.losses import LossConfig
 from abaw_seq.learn.optim import OptimConfig
 from abaw_seq.learn.weighting import WeightingConfig
-from abaw_seq.models.frameworks import ModelConfig
+from abaw_seq.models.encoders import MAX_LEARNED_POSITIONS
+from abaw_seq.models.frameworks import ModelConfig, dependency_order
 from abaw_seq.tasks import TASKS
 
 
@@ -32,12 +33,17 @@ class TrainConfig:
     """Everything a run depends on besides its feature files.
 
     `backbones`: which features, in order (empty: all). `standardise`: by the training split's
-    statistics, per video, or not; one word for all or a mapping by backbone.
+    statistics, per video, or not; one word for all or a mapping by backbone. `nearest_label`: a
+    training frame without a label takes that of the nearest labelled frame of its video, up to this
+    many frames away (0: off); one number for all tasks or a mapping by task. `patience`: stop after
+    this many epochs without a better P_MTL. `keep_best_per_task`: besides `best.pt`, which is the
+    epoch of the best P_MTL, keep each task's own best epoch as `best_<task>.pt`, for ensembles.
     """
 
     tasks: tuple[str, ...] = tuple(TASKS)
     backbones: tuple[str, ...] = ()
     standardise: Literal["train", "video", "none"] | dict[str, Literal["train", "video", "none"]] = "train"
+    nearest_label: int | dict[str, int] = 0
     model: ModelConfig = field(default_factory=ModelConfig)
     windows: WindowConfig = field(default_factory=WindowConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -46,6 +52,7 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     epochs: int = 30
     patience: int | None = None
+    keep_best_per_task: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
 
@@ -54,5 +61,22 @@ class TrainConfig:
             raise ValueError(f"tasks must be some of {', '.join(TASKS)}, not {sorted(unknown) if self.tasks else '[]'}")
         if self.windows.carry and not self.model.encoder.recurrent:
             raise ValueError(f"windows.carry needs a recurrent encoder, not {self.model.encoder.kind}")
+        if unknown := set(self.label_reach) - set(TASKS):
+            raise ValueError(f"nearest_label: no task {sorted(unknown)[0]!r}, one of {', '.join(TASKS)}")
+        if min(self.label_reach.values(), default=0) < 0:
+            raise ValueError("nearest_label must not be negative")
+        dependency_order(self.tasks, self.model.feedback)
+        encoder = self.model.encoder
+        learned = encoder.kind == "transformer" and encoder.positions == "learned"
+        if learned and self.windows.length > MAX_LEARNED_POSITIONS:
+            raise ValueError(f"windows.length must be at most {MAX_LEARNED_POSITIONS} with learned positions")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience must be at least 1, not {self.patience}")
         if self.epochs < 1:
             raise ValueError(f"epochs must be at least 1, not {self.epochs}")
+
+    @property
+    def label_reach(self) -> dict[str, int]:
+        """`nearest_label` as {task: frames}."""
+        chosen = self.nearest_label
+        return dict(chosen) if isinstance(chosen, dict) else dict.fromkeys(TASKS, chosen)

@@ -19,8 +19,8 @@ from abaw_seq.data.corpus import Corpus
 from abaw_seq.errors import AbawError, UserError
 from abaw_seq.learn.batches import training_batches
 from abaw_seq.learn.checkpoint import load_checkpoint, save_checkpoint, write_text_atomic
-from abaw_seq.learn.losses import class_weights, outputs_of, positive_weights, task_losses
-from abaw_seq.learn.optim import build_optimizer, learning_rate, set_rate, update_average
+from abaw_seq.learn.losses import loss_weights, outputs_of, task_losses
+from abaw_seq.learn.optim import averaging_decay, build_optimizer, learning_rate, set_rate, update_average
 from abaw_seq.learn.provenance import provenance
 from abaw_seq.learn.settings import AugmentConfig, TrainConfig
 from abaw_seq.learn.weighting import TaskWeighting
@@ -63,6 +63,10 @@ def train(
     train_rows = corpus.rows(train_videos)
     _check_labels(config, corpus, train_rows)
     truth = corpus.labels[corpus.rows(val_videos)].cpu().numpy()
+    if reach := {task: frames for task, frames in config.label_reach.items() if frames}:
+        corpus, given = corpus.with_nearest_labels(train_videos, reach)
+        counts = ", ".join(f"{task} {count:,}" for task, count in given.items())
+        say(f"{run.name}: training frames with the label of the nearest labelled frame: {counts}")
 
     # Model, optimiser, loss.
     torch.manual_seed(config.seed)
@@ -71,29 +75,24 @@ def train(
     weighting = TaskWeighting(config.tasks, config.weighting).to(device)
     average = copy.deepcopy(model) if config.optim.ema else model
     optimizer = build_optimizer(model, list(weighting.parameters()), config.optim)
-    balance = {}
-    if config.loss.balance:
-        labels = corpus.labels[train_rows]
-        balance = {
-            "class_weight": class_weights(labels).to(device),
-            "positive_weight": positive_weights(labels).to(device),
-        }
+    balance = {name: weight.to(device) for name, weight in loss_weights(config.loss, corpus.labels[train_rows]).items()}
 
     # Start afresh, or from the last whole epoch.
     run.mkdir(parents=True, exist_ok=True)
     log = run / "metrics.jsonl"
-    first, best = 0, {"criterion": None, "epoch": 0, "scores": None}
+    first, best, best_per_task = 0, {"criterion": None, "epoch": 0, "scores": None}, {}
     if resume and (run / "last.pt").exists():
-        _check_same_config(run, config)
+        check_same_config(run, config)
         state = load_checkpoint(run / "last.pt", device)
-        first, best = state["epoch"], state["best"]
+        first, best, best_per_task = state["epoch"], state["best"], state["best_per_task"]
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         weighting.load_state_dict(state["weighting"])
         optimizer.load_state_dict(state["optimizer"])
         _keep_lines(log, first)
     else:
-        for name in ("last.pt", "best.pt", "metrics.jsonl", "scores.json", "predictions.h5"):
+        per_task = (f"best_{task}.pt" for task in TASKS)
+        for name in ("last.pt", "best.pt", *per_task, "metrics.jsonl", "scores.json", "predictions.h5"):
             (run / name).unlink(missing_ok=True)
         write_text_atomic(run / "config.yaml", configs.dump(config))
         write_text_atomic(run / "provenance.json", json.dumps(provenance(corpus, config.seed, device), indent=1))
@@ -101,7 +100,7 @@ def train(
     # Epochs.
     with progress(f"train {run.name}", config.epochs - first, "epochs") as advance:
         for epoch in range(first, config.epochs):
-            if config.patience is not None and epoch - best["epoch"] > config.patience:
+            if config.patience is not None and epoch - best["epoch"] >= config.patience:
                 say(f"{run.name}: no better score for {config.patience} epochs, stopped after epoch {epoch}")
                 break
             started = time.monotonic()
@@ -115,10 +114,14 @@ def train(
                 raise AbawError(f"{run.name}: the loss is not finite in epoch {epoch + 1}; lower optim.lr")
             scores = evaluate(average, corpus, val_videos, truth, config) if val_videos else None
             seconds = time.monotonic() - started
-            criterion = selection_criterion(scores) if scores else float(epoch)
+            criterion = selection_criterion(scores) if _any_score(scores) else float(epoch)
             if best["criterion"] is None or criterion > best["criterion"]:
                 best = {"criterion": criterion, "epoch": epoch + 1, "scores": scores}
                 save_checkpoint(run / "best.pt", _portable(average, corpus, config))
+            for task in config.tasks if config.keep_best_per_task and scores else ():
+                if scores[task] is not None and scores[task] > best_per_task.get(task, float("-inf")):
+                    best_per_task[task] = scores[task]
+                    save_checkpoint(run / f"best_{task}.pt", _portable(average, corpus, config))
             named = {"loss": float(losses.sum()), **dict(zip(config.tasks, losses.tolist(), strict=True))}
             line = {
                 "epoch": epoch + 1,
@@ -135,6 +138,7 @@ def train(
                 {
                     "epoch": epoch + 1,
                     "best": best,
+                    "best_per_task": best_per_task,
                     "model": model.state_dict(),
                     "average": average.state_dict(),
                     "weighting": weighting.state_dict(),
@@ -170,7 +174,7 @@ def train_epoch(
     carried = CarriedState()
     total = torch.zeros(len(config.tasks), device=corpus.device)
     parameters = [*model.parameters(), *weighting.parameters()]
-    share = 1 - epoch / config.epochs if config.model.gt_decay else 1.0
+    gt_rate = taught_share(config, epoch)
     cast = torch.autocast(corpus.device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext()
     rate = config.optim.lr
     for k, batch in enumerate(batches):
@@ -180,7 +184,7 @@ def train_epoch(
         labels = corpus.gather_labels(batch.rows, batch.used)
         features = augmented(corpus.gather_features(batch.rows), model.standardise, config.augment)
         with cast:
-            found = model(features, state, batch.used, labels=labels, gt_rate=config.model.gt_rate * share)
+            found = model(features, state, batch.used, labels=labels, gt_rate=gt_rate)
         by_task = task_losses(found.outputs, labels, config.loss, **balance)
         losses = torch.stack([by_task[task] for task in config.tasks])
         optimizer.zero_grad(set_to_none=True)
@@ -188,13 +192,19 @@ def train_epoch(
         nn.utils.clip_grad_norm_(parameters, config.optim.clip)
         optimizer.step()
         if average is not model:
-            update_average(average, model, config.optim.ema)
+            update_average(average, model, averaging_decay(config.optim.ema, epoch * len(batches) + k))
         if batch.lanes is not None:
             carried.put(batch.lanes, found.state)
         total += losses.detach()
     mean = total / max(len(batches), 1)
     weighting.end_epoch(mean)
     return rate, mean.cpu().numpy(), len(batches)
+
+
+def taught_share(config: TrainConfig, epoch: int) -> float:
+    """Share of the frames whose feedback is the ground truth; with `gt_decay` 0 in the last epoch."""
+    decay = epoch / max(config.epochs - 1, 1) if config.model.gt_decay else 0.0
+    return config.model.gt_rate * (1 - decay)
 
 
 def augmented(features: Tensor, standardise: nn.Module, config: AugmentConfig) -> Tensor:
@@ -223,6 +233,10 @@ def selection_criterion(scores: dict[str, Any]) -> float:
     dimensions = [scores[task] for task in ("valence", "arousal") if scores.get(task) is not None]
     parts = [scores[task] for task in ("expression", "au") if scores.get(task) is not None]
     return sum(parts) + (sum(dimensions) / len(dimensions) if dimensions else 0.0)
+
+
+def _any_score(scores: dict[str, Any] | None) -> bool:
+    return scores is not None and any(scores.get(task) is not None for task in TASKS)
 
 
 def _portable(model: MultiTaskModel, corpus: Corpus, config: TrainConfig) -> dict[str, Any]:
@@ -258,7 +272,8 @@ def _check_labels(config: TrainConfig, corpus: Corpus, rows: Tensor) -> None:
             raise UserError(f"no training frame has a label for {task} ({columns}); attach labels or drop the task")
 
 
-def _check_same_config(run: Path, config: TrainConfig) -> None:
+def check_same_config(run: Path, config: TrainConfig) -> None:
+    """UserError unless `config` is the one that the run was made with."""
     before = configs.read_yaml(run / "config.yaml")
     now = configs.to_dict(config)
     differing = [key for key in now if before.get(key) != now[key]]

@@ -21,10 +21,15 @@ from abaw_seq.models.inference import predict_videos
 from abaw_seq.results.prediction_file import VideoPredictions, concatenated, write_predictions
 
 
-def load_run(run: Path, device: torch.device) -> tuple[MultiTaskModel, TrainConfig, dict[str, Any]]:
-    """(model in evaluation mode, its config, {backbone: dim and weights_sha256} in column order)."""
-    stored = load_checkpoint(run / "best.pt", device)
-    config = configs.from_dict(TrainConfig, stored["config"], where=str(run / "best.pt"))
+def load_run(
+    run: Path, device: torch.device, checkpoint: str = "best.pt"
+) -> tuple[MultiTaskModel, TrainConfig, dict[str, Any]]:
+    """(model in evaluation mode, its config, {backbone: dim and weights_sha256} in column order).
+
+    `checkpoint`: its name in the run folder, such as `best_au.pt` where the run keeps the best per task.
+    """
+    stored = load_checkpoint(run / checkpoint, device)
+    config = configs.from_dict(TrainConfig, stored["config"], where=str(run / checkpoint))
     model = MultiTaskModel(stored["dim"], config.model, {t: outputs_of(t, config.loss) for t in config.tasks})
     model.load_state_dict(stored["model"])
     return model.to(device).eval(), config, stored["backbones"]

@@ -7,30 +7,49 @@ from typing import Any
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
 from abaw_seq.terminal import print_table
 
-SUMMARY = (
-    ("P_MTL", "p_mtl"),
-    ("CCC valence", "valence"),
-    ("CCC arousal", "arousal"),
-    ("F1 expression", "expression"),
-    ("F1 action units", "au"),
-)
+DIMENSIONS = (("CCC valence", "valence"), ("CCC arousal", "arousal"))
+EXPRESSION = (("F1 expression", "expression"),)
+UNITS = (("F1 action units", "au"),)
+SUMMARIES = {
+    "mtl": (("P_MTL", "p_mtl"), *DIMENSIONS, *EXPRESSION, *UNITS),
+    "va": (("mean CCC", "score"), *DIMENSIONS),
+    "expr": EXPRESSION,
+    "au": UNITS,
+    "expr2020": (("0.67 F1 + 0.33 accuracy", "score"), *EXPRESSION, ("accuracy", "expression_accuracy")),
+    "au2020": (("0.5 F1 + 0.5 accuracy", "score"), *UNITS, ("accuracy", "au_accuracy")),
+}
 
 
 def print_comparison(title: str, scores: dict[str, dict[str, Any]]) -> None:
     """One row per run, one column per summary score."""
-    rows = [[name, *(number(found.get(key)) for _, key in SUMMARY)] for name, found in scores.items()]
-    print_table(title, ["", *(label for label, _ in SUMMARY)], rows)
+    summary = _summary(scores)
+    rows = [[name, *(_cell(found, key, "\n") for _, key in summary)] for name, found in scores.items()]
+    print_table(title, ["", *(label for label, _ in summary)], rows)
 
 
 def print_scores(title: str, scores: dict[str, dict[str, Any]]) -> None:
-    """One column per run, one row per score, with every expression and action unit."""
-    names = list(scores)
-    rows = [[label, *(number(scores[n].get(key)) for n in names)] for label, key in SUMMARY]
-    for key, parts in (("expression_f1", EXPRESSIONS), ("au_f1", ACTION_UNITS)):
-        rows += [[f"  F1 {p}", *(number((scores[n].get(key) or {}).get(p)) for n in names)] for p in parts]
-    print_table(title, ["", *names], rows)
+    """One column per run, one row per score, with every expression and action unit that counts."""
+    summary = _summary(scores)
+    rows = [[label, *(_cell(found, key, " ") for found in scores.values())] for label, key in summary]
+    for task, parts in (("expression", EXPRESSIONS), ("au", ACTION_UNITS)):
+        if task not in (key for _, key in summary):
+            continue
+        classes = [found.get(f"{task}_f1") or {} for found in scores.values()]
+        counted = [part for part in parts if any(part in f1 for f1 in classes)]
+        rows += [[f"  F1 {part}", *(number(f1.get(part)) for f1 in classes)] for part in counted]
+    print_table(title, ["", *scores], rows)
 
 
 def number(value: float | None) -> str:
     """Three decimals, or n/a where there is nothing to score."""
     return "n/a" if value is None else f"{value:.3f}"
+
+
+def _summary(scores: dict[str, dict[str, Any]]) -> tuple[tuple[str, str], ...]:
+    return SUMMARIES[next((found["edition"] for found in scores.values() if "edition" in found), "mtl")]
+
+
+def _cell(found: dict[str, Any], key: str, between: str) -> str:
+    """A score, and its interval where there is one."""
+    interval = (found.get("intervals") or {}).get(key)
+    return number(found.get(key)) + (f"{between}[{number(interval[0])}, {number(interval[1])}]" if interval else "")

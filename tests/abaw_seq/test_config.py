@@ -7,12 +7,14 @@ import pytest
 
 from abaw_seq import config as configs
 from abaw_seq.errors import UserError
+from abaw_seq.learn.recipe import Recipe
 from abaw_seq.learn.settings import TrainConfig
 
 ROOT = Path(__file__).parents[2]
-HEADS = ("lstm", "gru", "transformer", "none")
+HEADS = ("lstm", "gru", "transformer", "none", "sbe", "sbe_hsf")
+RECIPES = [ROOT / "configs" / folder / "ensemble.yaml" for folder in ("abaw4", "demo")]
 SHIPPED = [
-    *sorted((ROOT / "configs/abaw4").glob("*.yaml")),
+    *sorted(path for path in (ROOT / "configs/abaw4").glob("*.yaml") if path not in RECIPES),
     *(ROOT / "configs/demo" / f"{head}.yaml" for head in HEADS),
 ]
 
@@ -100,3 +102,25 @@ def test_code_in_yaml_is_refused(tmp_path):
 def test_every_shipped_training_config_parses_and_says_how_to_run(path):
     assert dataclasses.is_dataclass(configs.load(TrainConfig, path))
     assert path.read_text().startswith(f"# abaw-seq train --config {path.relative_to(ROOT)}")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
+def test_every_shipped_recipe_parses_and_names_configs_that_do(path):
+    recipe = configs.load(Recipe, path)
+    assert path.read_text().startswith(f"# abaw-seq ensemble --config {path.relative_to(ROOT)}")
+    for name in (*recipe.members, *recipe.baselines):
+        assert configs.load(TrainConfig, path.parent / name, recipe.set).epochs > 1
+
+
+def test_the_abaw4_configs_hold_the_published_settings():
+    names = {path.stem for path in SHIPPED if path.parent.name == "abaw4"}
+    assert names == {"lstm", "gru", "transformer", "sbe", "sbe_hsf", "prediction_feedback", "none"}
+    for name in names:
+        config = configs.load(TrainConfig, ROOT / f"configs/abaw4/{name}.yaml")
+        assert (config.windows.length, config.windows.batch, config.epochs) == (64, 8, 50)
+        assert (config.optim.kind, config.optim.lr, config.optim.clip, config.optim.weight_decay) == ("adam", 5e-5, 5, 0)
+        assert config.windows.carry == (name in ("lstm", "gru"))
+        weights = config.weighting
+        assert (weights.valence, weights.arousal, weights.au, weights.expression) == (12, 12, 1, 0.35)
+        assert config.loss.valence_arousal == "mse" and not config.loss.balance
+        assert config.model.head == (512, 256)

@@ -116,3 +116,27 @@ def test_standardising_per_video(tmp_path):
         assert abs(float(own[:, 0].mean())) < 1e-5
         assert float(own[:, 0].std(unbiased=False)) == pytest.approx(1, abs=1e-5)
         assert torch.equal(own[:, 1], corpus.features[start:stop, 1])
+
+
+def test_missing_labels_are_taken_from_the_nearest_frame_in_the_given_videos_alone(tmp_path):
+    labels = np.full((4, 15), np.nan, np.float32)
+    labels[1, :3] = 0.5, -0.5, 4
+    videos = {name: ([1, 3, 6, 20], None, labels, None) for name in ("v", "w")}
+    corpus = load_corpus([write(tmp_path / "a.h5", "mae", 1, videos)])
+    filled, counts = corpus.with_nearest_labels([1], {"valence": 3, "expression": 20})
+    assert counts == {"valence": 2, "expression": 3}
+    np.testing.assert_array_equal(filled.labels[:4], labels)
+    np.testing.assert_array_equal(filled.labels[4:, 0], [0.5, 0.5, 0.5, np.nan])
+    np.testing.assert_array_equal(filled.labels[4:, 2], [4, 4, 4, 4])
+    np.testing.assert_array_equal(filled.labels[4:, 1], labels[:, 1])
+    assert np.isnan(corpus.labels.numpy()[4:]).sum() == 4 * 15 - 3, "the corpus itself stays as it was"
+
+
+def test_video_labels_are_what_annotation_files_would_give(tmp_path):
+    labels = np.full((2, 15), 0.25, np.float32)
+    path = write(tmp_path / "a.h5", "mae", 1, {"v": ([5, 9], None, labels, "val"), "w": ([1], None, None, None)})
+    corpus = load_corpus([path])
+    found = corpus.video_labels()
+    assert list(found) == ["v", "w"] and found["v"].split == "val" and found["w"].split is None
+    assert found["v"].frames.tolist() == [5, 9] and np.isnan(found["w"].labels).all()
+    np.testing.assert_array_equal(found["v"].labels, labels)

@@ -171,3 +171,24 @@ def test_a_pickled_module_is_refused_as_a_checkpoint(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "best.pt")
     with pytest.raises(UserError, match="not a readable checkpoint"):
         load_checkpoint(tmp_path / "best.pt")
+
+
+def test_the_nearest_label_serves_training_frames_and_never_validation_frames(corpus, tmp_path, capsys):
+    config = settings("model.encoder.kind=none", "nearest_label={expression: 30, au: 0}", epochs=2)
+    result = train(config, corpus, tmp_path / "near", device=CPU)
+    labels = corpus.labels[corpus.rows(corpus.in_split("train"))]
+    missing = int(labels[:, 2].isnan().sum())
+    said = capsys.readouterr().err
+    assert f"near: training frames with the label of the nearest labelled frame: expression {missing}" in said
+    assert "au" not in said.splitlines()[0]
+    truth = corpus.labels[corpus.rows(corpus.in_split("val"))]
+    assert result.scores["frames"]["expression"] == int((~truth[:, 2].isnan()).sum())
+    plain = train(settings("model.encoder.kind=none", epochs=2), corpus, tmp_path / "plain", device=CPU)
+    assert lines(tmp_path / "near")[0]["train"]["expression"] != lines(tmp_path / "plain")[0]["train"]["expression"]
+    assert plain.scores["frames"] == result.scores["frames"]
+
+
+@pytest.mark.parametrize("value, words", [("{va: 3}", "no task 'va'"), ("-1", "not be negative"), ("near", "number")])
+def test_a_distance_for_nearest_labels_is_a_number_of_frames(value, words):
+    with pytest.raises(UserError, match=f"nearest_label.*{words}"):
+        settings(f"nearest_label={value}")

@@ -1,0 +1,230 @@
+"""Features that others extracted, read as if they were a feature file.
+
+| what | layout |
+| --- | --- |
+| HDF5 file (as of the ABAW4 winners) | `/<video>/feature` (N, D), optionally `/<video>/fn` (N,) |
+| folder | `<video>.npy` (N, D), optionally `<video>.frames.npy` (N,) |
+
+The features are called as the file, without its suffix, or the folder; `NAME=PATH` names them.
+
+`fn` and `.frames.npy` tell which frame a row is: whole numbers, or image names that end in one; rows
+are put in their order. Where they are absent, row k is frame k, counted from 1 -- unless annotations
+are at hand that have as many frames of that video as there are rows: then row k is their k-th frame,
+because published features hold a row for each annotated image.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from abaw_seq.data.annotations import Annotations
+from abaw_seq.data.feature_file import FORMAT, BackboneInfo, FeatureReader, VideoFeatures
+from abaw_seq.errors import UserError
+from abaw_seq.terminal import say
+
+FEATURE_KEYS = ("feature", "features")
+NUMBER_KEYS = ("fn", "frames", "frame")
+NUMBERS_SUFFIX = ".frames"
+_NUMBER = re.compile(r"(\d+)(?:\.\w+)?$")
+
+
+def open_features(path: Path, annotations: Annotations | None = None) -> FeatureReader | ForeignReader:
+    """Open a feature file, or features of another layout; `annotations` tell which frames rows without numbers are.
+
+    Says in one line where the frame numbers of another layout came from. Raises UserError for what
+    is neither, or not whole.
+    """
+    path = Path(path)
+    name, place = "", path
+    if not path.exists() and "=" in str(path):
+        name, _, rest = str(path).partition("=")
+        place = Path(rest)
+    if place.is_dir():
+        reader = ForeignReader(place, name or place.resolve().name, annotations)
+    elif _is_foreign_hdf5(place):
+        reader = ForeignReader(place, name or place.stem, annotations)
+    elif name:
+        raise UserError(f"{path}: {place} is no folder of .npy files and no HDF5 file with /<video>/feature to name")
+    else:
+        return FeatureReader(path)
+    sources = ", ".join(f"{source} ({count} videos)" for source, count in sorted(reader.numbering.items()))
+    say(f"{place}: features {reader.name!r}, frame numbers {sources}")
+    return reader
+
+
+def _is_foreign_hdf5(path: Path) -> bool:
+    """Whether this is an HDF5 file of videos with features that is not a feature file of this tool."""
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return False
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return file.attrs.get("format") != FORMAT and any(_dataset(file[key], FEATURE_KEYS) for key in file)
+    except OSError:
+        return False  # truncated: the feature file's reader says so
+
+
+def _dataset(group: h5py.Group | h5py.Dataset, keys: tuple[str, ...]) -> h5py.Dataset | None:
+    found = (group.get(key) for key in keys) if isinstance(group, h5py.Group) else ()
+    return next((data for data in found if isinstance(data, h5py.Dataset)), None)
+
+
+@dataclass(frozen=True)
+class _Video:
+    """One video: `values()` opens its (N, D) array, `frames` int32 [n] rising, `order` their rows."""
+
+    values: Callable[[], np.ndarray | h5py.Dataset]
+    frames: np.ndarray
+    order: np.ndarray
+
+
+class ForeignReader:
+    """Features of another layout, with the methods of `FeatureReader` that reading needs.
+
+    They come as one backbone called `name`, of unknown weights; there are no labels and no splits.
+    `numbering` counts where the videos' frame numbers are from.
+    """
+
+    def __init__(self, path: Path, name: str, annotations: Annotations | None = None):
+        self.path = path
+        self.name = name
+        self.numbering: Counter[str] = Counter()
+        self._file = None if path.is_dir() else h5py.File(path, "r", locking=False)
+        try:
+            stored = self._npy_arrays() if self._file is None else self._hdf5_arrays()
+            known = annotations.videos if annotations is not None else {}
+            self._videos: dict[str, _Video] = {}
+            kinds = set()
+            for video, (values, numbers) in stored.items():
+                shape, dtype = self._kind(video, values)
+                kinds.add((shape[1], "float16" if dtype == np.float16 else "float32"))
+                listed = known[video].frames if video in known else None
+                self._videos[video] = _Video(values, *self._numbered(video, shape[0], numbers, listed))
+            if len({dim for dim, _ in kinds}) > 1:
+                dims = ", ".join(str(dim) for dim in sorted({dim for dim, _ in kinds}))
+                raise UserError(f"{path}: the videos' features differ in width ({dims}); give each kind its own file")
+        except BaseException:
+            self.close()
+            raise
+        dim, dtype = max(kinds)  # float32 as soon as one video is
+        made = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+        self.backbones = {name: BackboneInfo(dim, "unknown", path.name, "unknown", {}, "unknown", dtype, made)}
+        self.videos: tuple[str, ...] = tuple(self._videos)
+
+    def __enter__(self) -> ForeignReader:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def frames(self, video: str) -> np.ndarray:
+        """int32 [N], rising."""
+        return self._videos[video].frames
+
+    def valid(self, video: str) -> np.ndarray:
+        """bool [N], all true."""
+        return np.ones(self.rows(video), bool)
+
+    def rows(self, video: str) -> int:
+        """Number of frames of a video."""
+        return len(self._videos[video].frames)
+
+    def has(self, video: str, backbone: str) -> bool:
+        """Whether these are the video's features of this name."""
+        return backbone == self.name and video in self._videos
+
+    def features(self, video: str, backbone: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """float16 or float32 [stop - start, D]; raises UserError on NaN or infinity."""
+        one = self._videos[video]
+        with np.errstate(over="ignore"):  # what does not fit is infinite, and named below
+            values = np.asarray(one.values()[:]).astype(self.backbones[backbone].dtype, copy=False)
+        values = values[one.order[start:stop]]
+        if not np.isfinite(values).all():
+            raise UserError(f"{self.path}: video {video}: the features hold NaN or infinity; extract this video again")
+        return values
+
+    def labels(self, video: str) -> None:
+        """None: such files hold no labels."""
+
+    def split(self, video: str) -> None:
+        """None: such files tell no split."""
+
+    def video(self, video: str) -> VideoFeatures:
+        """A whole video in memory, ready to be written into a feature file."""
+        values = {self.name: self.features(video, self.name)}
+        return VideoFeatures(video, self.frames(video), self.valid(video), values, source=str(self.path))
+
+    def _hdf5_arrays(self) -> dict[str, tuple[Callable, np.ndarray | None]]:
+        found = {}
+        for video, group in self._file.items():
+            if (values := _dataset(group, FEATURE_KEYS)) is None:
+                raise UserError(f"{self.path}: video {video}: holds no {FEATURE_KEYS[0]}")
+            numbers = _dataset(group, NUMBER_KEYS)
+            found[video] = (lambda values=values: values), None if numbers is None else numbers[:]
+        return found
+
+    def _npy_arrays(self) -> dict[str, tuple[Callable, np.ndarray | None]]:
+        arrays = {file.stem: file for file in sorted(self.path.glob("*.npy"))}
+        found = {}
+        for video, file in arrays.items():
+            if video.endswith(NUMBERS_SUFFIX) and video.removesuffix(NUMBERS_SUFFIX) in arrays:
+                continue
+            numbers = arrays.get(video + NUMBERS_SUFFIX)
+            found[video] = (lambda file=file: _load(file)), None if numbers is None else _load(numbers)
+        if not found:
+            raise UserError(f"{self.path}: holds no features, <video>.npy expected; or name a feature file")
+        return found
+
+    def _kind(self, video: str, values: Callable) -> tuple[tuple[int, int], np.dtype]:
+        array = values()
+        if array.ndim != 2 or not all(array.shape) or array.dtype.kind not in "fiu":
+            shape = f"{array.dtype} {list(array.shape)}"
+            raise UserError(f"{self.path}: video {video}: features are {shape}, numbers [frames, width] expected")
+        return array.shape, array.dtype
+
+    def _numbered(
+        self, video: str, rows: int, numbers: np.ndarray | None, listed: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(frame numbers int32 [n] rising, their rows)."""
+        if numbers is None and listed is not None and len(listed) == rows:
+            self.numbering["as annotated, row by row"] += 1
+            return listed, np.arange(rows)
+        if numbers is None:
+            other = listed is not None and len(listed)
+            self.numbering["counted from 1" + ", although other frames are annotated" * bool(other)] += 1
+            return np.arange(1, rows + 1, dtype=np.int32), np.arange(rows)
+        found = _whole_numbers(numbers)
+        if found is None or len(found) != rows:
+            raise UserError(f"{self.path}: video {video}: its frame numbers are not one whole number for each row")
+        frames, order = np.unique(found, return_index=True)
+        self.numbering["stored" + ", of a frame twice the first row" * (len(frames) < rows)] += 1
+        return frames.astype(np.int32), order
+
+
+def _load(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"{file}: not a plain .npy array, or a truncated one ({error})") from None
+
+
+def _whole_numbers(numbers: np.ndarray) -> np.ndarray | None:
+    """int64 (N,) of numbers or image names (`426/00012.jpg`); None where one is no frame number."""
+    numbers = np.asarray(numbers).reshape(-1)
+    if numbers.dtype.kind not in "fiu":
+        texts = [text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text) for text in numbers]
+        found = [_NUMBER.search(text.strip()) for text in texts]
+        numbers = np.array([int(one[1]) if one else -1 for one in found])
+    whole = np.isfinite(numbers) & (numbers == np.floor(numbers)) & (numbers >= 0) & (numbers < 2**31)
+    return numbers.astype(np.int64) if whole.all() else None

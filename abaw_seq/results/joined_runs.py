@@ -1,0 +1,123 @@
+"""Run folders that stand for several models: ensembles and cross-validations, joined and used on new features."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from abaw_seq.data.corpus import Corpus, load_corpus
+from abaw_seq.data.folds import read_folds
+from abaw_seq.errors import UserError
+from abaw_seq.learn.checkpoint import write_text_atomic
+from abaw_seq.metrics import score
+from abaw_seq.results.ensemble import (
+    FILE,
+    Ensemble,
+    cross_fitted_ensemble,
+    fit_ensemble,
+    load_ensemble,
+    save_ensemble,
+)
+from abaw_seq.results.objective import Videos
+from abaw_seq.results.postprocess import FILE as POSTPROCESS_FILE
+from abaw_seq.results.predict import check_features, load_run, predict_corpus, save_results
+from abaw_seq.results.prediction_file import concatenated, read_predictions, write_predictions
+
+
+def join_runs(paths: list[Path], run: Path, *, method: str, weights_of: Path | None = None) -> dict[str, dict]:
+    """Join runs and prediction files into the run folder `run`; {name: scores} of what was made.
+
+    The weights are fitted by `method` on the labels that the predictions carry, or taken from the
+    ensemble in `weights_of`, whose members the paths then are, in its order; its postprocessing goes
+    along. Where weights were fitted on the labels scored here, the scores of the plain mean and of
+    weights fitted on the other half of the videos stand beside, in `scores.json` too.
+    """
+    if len(set(paths)) < len(paths):
+        raise UserError(f"the same member is named twice: {next(p for p in paths if paths.count(p) > 1)}")
+    members = {_name(path, run): read_predictions(path) for path in paths}
+    if weights_of is not None:
+        ensemble = load_ensemble(weights_of)
+    else:
+        videos = next(iter(members.values()))
+        ensemble = fit_ensemble(members, method, fitted_on=f"predictions of {len(videos)} videos by these members")
+    joined = ensemble.apply(members)
+    scores = store_joined(run, joined, ensemble, members=members if weights_of is None else None)
+    if weights_of is not None and (weights_of / POSTPROCESS_FILE).is_file():
+        shutil.copyfile(weights_of / POSTPROCESS_FILE, run / POSTPROCESS_FILE)
+    return scores
+
+
+def store_joined(
+    run: Path, joined: Videos, ensemble: Ensemble, *, members: dict[str, Videos] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Write predictions, weights and, where there are labels, scores of an ensemble; {name: scores}.
+
+    members: the predictions on which the weights were fitted, to score the mean and cross-fitted weights.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    (run / POSTPROCESS_FILE).unlink(missing_ok=True)
+    save_ensemble(run, ensemble)
+    if all(video.labels is None for video in joined.values()):
+        write_predictions(run / "predictions.h5", joined)
+        (run / "scores.json").unlink(missing_ok=True)
+        return {}
+    scores = save_results(run, joined, epoch=None) | {"method": ensemble.method, "fitted_on": ensemble.fitted_on}
+    table = {run.name: scores["untuned"]}
+    if members is not None and ensemble.method != "mean":
+        mean = fit_ensemble(members, "mean").apply(members)
+        scores["mean"] = table["plain mean"] = score(*concatenated(mean))
+        honest = cross_fitted_ensemble(members, ensemble.method)
+        if honest is not None:
+            scores["cross_fitted_weights"] = table["weights cross-fitted"] = score(*concatenated(honest))
+    write_text_atomic(run / "scores.json", json.dumps(scores, indent=1) + "\n")
+    return table
+
+
+def predict_run(
+    run: Path, feats: list[Path], device: torch.device, *, checkpoint: str = "best.pt", corpora: dict | None = None
+) -> Videos:
+    """Predictions of every video in feature files by a run, as its model or models make them.
+
+    An ensemble predicts with each of its members and joins them with its weights; a cross-validation
+    gives the mean over its folds' models. `corpora` keeps the corpora that were loaded, by backbones.
+    """
+    corpora = {} if corpora is None else corpora
+    if (run / FILE).is_file():
+        ensemble = load_ensemble(run)
+        parts = {name: _member_run(run, name) for name in ensemble.members}
+    elif (run / "folds.yaml").is_file():
+        parts = {fold.name: run / fold.name for fold in read_folds(run / "folds.yaml")}
+        ensemble = None
+    else:
+        return _predict_model(run, feats, device, checkpoint, corpora)
+    members = {name: predict_run(part, feats, device, corpora=corpora) for name, part in parts.items()}
+    return (ensemble or fit_ensemble(members, "mean")).apply(members)
+
+
+def _predict_model(run: Path, feats: list[Path], device: torch.device, checkpoint: str, corpora: dict) -> Videos:
+    model, config, backbones = load_run(run, device, checkpoint)
+    key = tuple(backbones)
+    if key not in corpora:
+        corpora[key] = load_corpus(feats, backbones=key).to(device)
+    corpus: Corpus = corpora[key]
+    check_features(run, backbones, corpus)
+    return predict_corpus(model, config, corpus, list(range(len(corpus.names))))
+
+
+def _name(path: Path, run: Path) -> str:
+    """A member as it is stored: relative to the ensemble's folder where it lies in it."""
+    return str(path.relative_to(run)) if path.is_relative_to(run) else str(path)
+
+
+def _member_run(run: Path, name: str) -> Path:
+    for path in (run / name, Path(name)):
+        if path.is_dir():
+            return path
+    raise UserError(
+        f"{run}: its member {name} is not a run folder here; predict with each member (predict --raw) "
+        f"and join these with ensemble --apply {run}"
+    )

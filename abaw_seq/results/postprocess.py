@@ -1,0 +1,203 @@
+"""What is done to predictions after the model: smoothing, AU thresholds, expression biases.
+
+All of it is fitted on labelled predictions (validation, or out-of-fold), stored in the run folder as
+`postprocess.yaml`, and applied as stored to other predictions of the run. Applying gives probabilities
+again, in which a unit's threshold has become 0.5 and the biases are part of the expressions'
+probabilities, so that everything downstream decides as always. `predictions.h5` of a run stays as the
+model made it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from abaw_seq import config as configs
+from abaw_seq.errors import UserError
+from abaw_seq.learn.checkpoint import write_text_atomic
+from abaw_seq.metrics import USUAL_THRESHOLD, score
+from abaw_seq.results.decisions import best_biases, best_thresholds, shift_action_units, shift_expressions
+from abaw_seq.results.objective import GAIN, Videos, cross_fitted, labelled_videos, task_score
+from abaw_seq.results.prediction_file import VideoPredictions, concatenated, read_predictions
+from abaw_seq.results.smooth import KINDS, Smoothing, smooth
+from abaw_seq.tasks import ACTION_UNITS, AU, EXPRESSION, EXPRESSIONS, TASKS
+
+FILE = "postprocess.yaml"
+WINDOWS = (3, 5, 9, 15, 25, 41, 65, 101, 161, 251, 401)
+
+
+@dataclass(frozen=True)
+class Postprocess:
+    """Smoothing per task (a task that is not named is left alone), thresholds in the order of the
+    action units, biases on log-probabilities in the order of the expressions; `fitted_on` says where.
+    """
+
+    smoothing: dict[str, Smoothing] = field(default_factory=dict)
+    au_thresholds: tuple[float, ...] = (USUAL_THRESHOLD,) * len(ACTION_UNITS)
+    expression_biases: tuple[float, ...] = (0.0,) * len(EXPRESSIONS)
+    fitted_on: str = ""
+
+    def __post_init__(self):
+        if unknown := set(self.smoothing) - set(TASKS):
+            raise ValueError(f"smoothing: unknown task {sorted(unknown)[0]!r} (tasks: {', '.join(TASKS)})")
+        if len(self.au_thresholds) != len(ACTION_UNITS) or not all(0 < t < 1 for t in self.au_thresholds):
+            raise ValueError(f"au_thresholds must be {len(ACTION_UNITS)} numbers between 0 and 1")
+        if len(self.expression_biases) != len(EXPRESSIONS) or not np.isfinite(self.expression_biases).all():
+            raise ValueError(f"expression_biases must be {len(EXPRESSIONS)} finite numbers")
+
+    def apply(self, videos: Mapping[str, VideoPredictions]) -> Videos:
+        """New predictions, smoothed and with the fitted decisions folded in; labels stay."""
+        return {name: self._apply(name, video) for name, video in videos.items()}
+
+    def _apply(self, name: str, video: VideoPredictions) -> VideoPredictions:
+        if (np.diff(video.frames) <= 0).any():
+            raise UserError(f"video {name}: frame numbers must rise to be smoothed; sort the prediction file")
+        outputs = {}
+        for task, values in video.outputs.items():
+            values = smooth(values, video.frames, self.smoothing.get(task, Smoothing()))
+            outputs[task] = self.decide(task, values)
+        return dataclasses.replace(video, outputs=outputs)
+
+    def decide(self, task: str, values: np.ndarray) -> np.ndarray:
+        """One task's values (N, ...) with the thresholds or biases folded in."""
+        if task == AU.name and set(self.au_thresholds) != {USUAL_THRESHOLD}:
+            return shift_action_units(values, np.array(self.au_thresholds))
+        if task == EXPRESSION.name and any(self.expression_biases):
+            return shift_expressions(values, np.array(self.expression_biases))
+        return values
+
+
+def fit_postprocess(videos: Videos, *, fitted_on: str = "", decisions: bool = True) -> Postprocess:
+    """Fit each task's smoothing and decisions to its official score on labelled predictions.
+
+    A task keeps what was fitted only if that helps videos it was not fitted on: each half of the
+    videos is scored with what the other half would have chosen. (With a single source video there
+    are no halves, and everything is kept.) Without `decisions` only the smoothing is fitted.
+    """
+    found = fit_in_sample(videos, decisions=decisions)
+    trial = cross_fitted(videos, lambda part: fit_in_sample(part, decisions=decisions).apply)
+    if trial is not None:
+        (before, labels), (after, _) = concatenated(videos), concatenated(trial)
+        for task in before:
+            scores = [task_score(task, outputs[task], labels) for outputs in (before, after)]
+            if None not in scores and scores[1] <= scores[0]:
+                found = _without(found, task)
+    return dataclasses.replace(found, fitted_on=fitted_on)
+
+
+def fit_in_sample(videos: Videos, *, decisions: bool = True) -> Postprocess:
+    """What scores best on these very videos: decisions, then smoothing under them, then decisions again."""
+    outputs, labels = concatenated(videos)
+    frames = np.concatenate([video.frames for video in videos.values()])
+    codes = np.repeat(np.arange(len(videos)), [len(video.frames) for video in videos.values()])
+    found = Postprocess()
+    for task, values in outputs.items():
+        if np.isnan(labels[:, TASKS[task].columns]).all():
+            continue
+        if decisions:
+            found = _with_decisions(found, task, values, labels)
+        found = _with_smoothing(found, task, values, labels, frames, codes)
+        if decisions and task in found.smoothing:
+            smoothed = smooth(values, frames, found.smoothing[task], videos=codes)
+            found = _with_decisions(found, task, smoothed, labels)
+    return found
+
+
+def _with_decisions(found: Postprocess, task: str, values: np.ndarray, labels: np.ndarray) -> Postprocess:
+    truth = labels[:, TASKS[task].columns]
+    if task == AU.name:
+        thresholds = best_thresholds(values, truth, np.array(found.au_thresholds))
+        return dataclasses.replace(found, au_thresholds=tuple(thresholds.tolist()))
+    if task == EXPRESSION.name:
+        biases = best_biases(values, truth[:, 0], np.array(found.expression_biases))
+        return dataclasses.replace(found, expression_biases=tuple(biases.tolist()))
+    return found
+
+
+def _with_smoothing(
+    found: Postprocess, task: str, values: np.ndarray, labels: np.ndarray, frames: np.ndarray, codes: np.ndarray
+) -> Postprocess:
+    best, chosen = task_score(task, found.decide(task, values), labels), None
+    for kind in KINDS:
+        top, falling = -np.inf, 0
+        for window in WINDOWS:
+            smoothing = Smoothing(kind, window)
+            smoothed = found.decide(task, smooth(values, frames, smoothing, videos=codes))
+            reached = task_score(task, smoothed, labels)
+            if reached > best + GAIN:
+                best, chosen = reached, smoothing
+            top, falling = max(top, reached), falling + 1 if reached < top - GAIN else 0
+            if falling == 2:  # wider ones only blur more
+                break
+    return found if chosen is None else dataclasses.replace(found, smoothing={**found.smoothing, task: chosen})
+
+
+def _without(found: Postprocess, task: str) -> Postprocess:
+    plain = Postprocess()
+    smoothing = {name: kept for name, kept in found.smoothing.items() if name != task}
+    found = dataclasses.replace(found, smoothing=smoothing)
+    if task == AU.name:
+        return dataclasses.replace(found, au_thresholds=plain.au_thresholds)
+    if task == EXPRESSION.name:
+        return dataclasses.replace(found, expression_biases=plain.expression_biases)
+    return found
+
+
+def save_postprocess(run: Path, postprocess: Postprocess) -> None:
+    """Write `postprocess.yaml` of a run folder."""
+    write_text_atomic(run / FILE, configs.dump(postprocess))
+
+
+def load_postprocess(run: Path) -> Postprocess | None:
+    """What is stored in a run folder, None if nothing is; UserError naming the key that does not fit."""
+    path = run / FILE
+    return configs.load(Postprocess, path) if path.is_file() else None
+
+
+def postprocessed(run: Path, videos: Videos) -> Videos:
+    """Predictions of a run as its `postprocess.yaml` changes them; as they are where it has none."""
+    stored = load_postprocess(run)
+    return videos if stored is None else stored.apply(videos)
+
+
+def fit_run(run: Path, fit_on: Path | None = None) -> dict[str, Any]:
+    """Fit a run's postprocessing, store it, and put what it scores into `scores.json`.
+
+    Fitted on the run's own labelled predictions, or on those of `fit_on` (such as out-of-fold ones).
+    `tuned` is the score of the run's predictions with it; `tuned_on` says whether that is on the data it
+    was fitted on, and then `cross_fitted` is what it scores when each half of the videos is tuned by the
+    other. Returns the new content of `scores.json`.
+    """
+    if not run.is_dir():
+        raise UserError(f"{run}: not a run folder; --fit stores its result in one")
+    videos = labelled_videos(read_predictions(run), str(run))
+    source = videos if fit_on is None else labelled_videos(read_predictions(fit_on), str(fit_on))
+    found = fit_postprocess(source, fitted_on=_described(fit_on or run, source))
+    tuned = found.apply(videos)
+    same = sorted(set(source) & set(videos))
+    honest = None
+    if fit_on is None:
+        honest = cross_fitted(videos, lambda part: fit_postprocess(part).apply)
+    path = run / "scores.json"
+    scores = json.loads(path.read_text()) if path.is_file() else {"edition": "mtl", "split": "val", "best_epoch": None}
+    scores |= {
+        "untuned": score(*concatenated(videos)),
+        "tuned": score(*concatenated(tuned)),
+        "tuned_on": "the labels scored here" if same else f"other videos ({fit_on})",
+        "cross_fitted": None if honest is None else score(*concatenated(honest)),
+    }
+    save_postprocess(run, found)
+    write_text_atomic(path, json.dumps(scores, indent=1) + "\n")
+    return scores
+
+
+def _described(path: Path, videos: Videos) -> str:
+    splits = sorted({str(video.split) for video in videos.values() if video.split})
+    frames = sum(len(video.frames) for video in videos.values())
+    return f"{path}: {len(videos)} videos, {frames} frames ({', '.join(splits) or 'no split'})"
