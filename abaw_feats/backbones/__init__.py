@@ -1,0 +1,31 @@
+"""The frozen encoders: a registry of specs, and what builds, loads, saves and speeds them up.
+
+>>> loaded = load(find_spec("densenet"), "random")
+>>> loaded.dim
+342
+"""
+
+from abaw_feats.backbones.architectures import ARCHITECTURES
+from abaw_feats.backbones.describe import BackboneRow, describe_backbones
+from abaw_feats.backbones.inference import prepare_for_inference
+from abaw_feats.backbones.loading import LoadedBackbone, build, load, save
+from abaw_feats.backbones.registry import ALIASES, BUILT_IN, find_spec
+from abaw_feats.backbones.spec import BackboneSpec, Preprocessing, spec_from_dict, spec_to_dict
+
+__all__ = [
+    "ALIASES",
+    "ARCHITECTURES",
+    "BUILT_IN",
+    "BackboneRow",
+    "BackboneSpec",
+    "LoadedBackbone",
+    "Preprocessing",
+    "build",
+    "describe_backbones",
+    "find_spec",
+    "load",
+    "prepare_for_inference",
+    "save",
+    "spec_from_dict",
+    "spec_to_dict",
+]

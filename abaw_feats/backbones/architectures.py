@@ -1,0 +1,106 @@
+"""The kinds of network a spec can name: how each is built, pooled, and read from public checkpoints."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from abaw_feats.backbones import densenet, iresnet, mae, timm_models
+from abaw_feats.backbones.checkpoint import State
+from abaw_feats.backbones.spec import BackboneSpec
+from abaw_seq.errors import UserError
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One kind of network.
+
+    build        spec -> module with random weights and an attribute `dim`
+    poolings     the values `pooling` may have; the first is the usual one
+    options      the sizes it knows, None where any are passed on
+    adapt        (spec, parameters by name, names beside them) -> (spec with the pooling that the
+                 checkpoint allows, parameters as the module names them); raises UserError
+    may_be_left  patterns of checkpoint names that have no place in the frozen encoder
+    only_stored_state   a checkpoint replaces every tensor of the module, so it need not be initialised
+    """
+
+    build: Callable[[BackboneSpec], nn.Module]
+    poolings: tuple[str, ...]
+    options: tuple[str, ...] | None
+    adapt: Callable[[BackboneSpec, State, list[str]], tuple[BackboneSpec, State]]
+    may_be_left: tuple[str, ...] = ()
+    only_stored_state: bool = True
+
+
+def _build_vit(spec: BackboneSpec) -> nn.Module:
+    return mae.build_vit(size=spec.preprocessing.size, pooling=spec.pooling, **spec.options)
+
+
+def _build_iresnet(spec: BackboneSpec) -> nn.Module:
+    return iresnet.IResNet(size=spec.preprocessing.size, **spec.options)
+
+
+def _build_densenet(spec: BackboneSpec) -> nn.Module:
+    return densenet.DenseNet(**spec.options)
+
+
+def _as_they_are(spec: BackboneSpec, state: State, beside: list[str]) -> tuple[BackboneSpec, State]:
+    return spec, state
+
+
+def _old_dense_names(spec: BackboneSpec, state: State, beside: list[str]) -> tuple[BackboneSpec, State]:
+    return spec, densenet.rename_old_keys(state)
+
+
+ARCHITECTURES = {
+    "vit": Architecture(
+        build=_build_vit,
+        poolings=(*mae.POOLINGS, mae.AUTO),
+        options=("patch", "width", "depth", "heads", "mlp_ratio"),
+        adapt=mae.adapt_checkpoint,
+        may_be_left=mae.MAY_BE_LEFT,
+    ),
+    "iresnet": Architecture(
+        build=_build_iresnet, poolings=("fc",), options=("blocks", "channels", "dim"), adapt=_as_they_are
+    ),
+    "densenet": Architecture(
+        build=_build_densenet,
+        poolings=("gap",),
+        options=("blocks", "growth", "classes"),
+        adapt=_old_dense_names,
+        may_be_left=densenet.MAY_BE_LEFT,
+    ),
+    "timm": Architecture(
+        build=timm_models.build_timm,
+        poolings=timm_models.POOLINGS,
+        options=None,
+        adapt=timm_models.adapt_checkpoint,
+        may_be_left=timm_models.MAY_BE_LEFT,
+        only_stored_state=False,
+    ),
+}
+
+
+def architecture_of(spec: BackboneSpec) -> Architecture:
+    """The entry behind `spec.arch`, after checking that it knows the spec's pooling and options."""
+    if spec.arch not in ARCHITECTURES:
+        raise UserError(f"backbone {spec.name!r}: unknown arch {spec.arch!r}; there are {', '.join(ARCHITECTURES)}")
+    entry = ARCHITECTURES[spec.arch]
+    if spec.pooling not in entry.poolings:
+        raise UserError(
+            f"backbone {spec.name!r}: unknown pooling {spec.pooling!r} of {spec.arch}; "
+            f"there are {', '.join(entry.poolings)}"
+        )
+    for key in spec.options if entry.options is not None else ():
+        if key not in entry.options:
+            near = difflib.get_close_matches(key, entry.options, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(entry.options)}"
+            raise UserError(f"backbone {spec.name!r}: unknown option {key!r} of {spec.arch}; {hint}")
+    channels = 1 if spec.arch == "densenet" else 3
+    if spec.preprocessing.channels != channels:
+        colour = "grey" if channels == 1 else "rgb"
+        raise UserError(f"backbone {spec.name!r}: {spec.arch} takes {colour} images, not {spec.preprocessing.colour}")
+    return entry

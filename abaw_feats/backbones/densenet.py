@@ -1,0 +1,88 @@
+"""DenseNet-BC for small grey faces ("denseface"): 64x64 to 342 non-negative values.
+
+Architecture and parameter names follow the PyTorch model of MEmoConv,
+extract_fts/denseface/model/dense_net.py, trained on FER+ with growth 12 and three blocks of 16 layers.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from abaw_feats.backbones.checkpoint import State
+
+BN_EPS = 1e-5
+BOTTLENECK = 4
+MAY_BE_LEFT = (r"classifier\..*",)
+
+
+class DenseLayer(nn.Module):
+    """BN, ReLU, 1x1, BN, ReLU, 3x3; its `growth` new maps are appended after its input."""
+
+    def __init__(self, inputs: int, growth: int):
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(inputs, eps=BN_EPS)
+        self.conv1 = nn.Conv2d(inputs, BOTTLENECK * growth, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(BOTTLENECK * growth, eps=BN_EPS)
+        self.conv2 = nn.Conv2d(BOTTLENECK * growth, growth, 3, padding=1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # x: (batch, inputs, height, width) -> (batch, inputs + growth, height, width)
+        new = self.conv1(F.relu(self.norm1(x)))
+        new = self.conv2(F.relu(self.norm2(new)))
+        return torch.cat([x, new], dim=1)
+
+
+class Transition(nn.Module):
+    """BN, ReLU, 1x1 to half the maps, 2x2 average pooling."""
+
+    def __init__(self, inputs: int):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(inputs, eps=BN_EPS)
+        self.conv = nn.Conv2d(inputs, inputs // 2, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # x: (batch, inputs, height, width) -> (batch, inputs // 2, height // 2, width // 2)
+        return F.avg_pool2d(self.conv(F.relu(self.norm(x))), 2)
+
+
+class DenseNet(nn.Module):
+    """A stride-2 stem, dense blocks with transitions between them, ReLU and global average pooling.
+
+    blocks   layers per dense block
+    growth   maps each layer adds; the stem has twice as many
+    classes  width of the expression classifier that public checkpoints carry; 0 leaves it out
+    """
+
+    def __init__(self, *, blocks: tuple[int, ...] = (16, 16, 16), growth: int = 12, classes: int = 0):
+        super().__init__()
+        maps = 2 * growth
+        self.features = nn.Sequential()
+        self.features.add_module("conv0", nn.Conv2d(1, maps, 3, stride=2, padding=1, bias=False))
+        for k, layers in enumerate(blocks, start=1):
+            block = nn.Sequential()
+            for i in range(1, layers + 1):
+                block.add_module(f"denselayer{i}", DenseLayer(maps, growth))
+                maps += growth
+            self.features.add_module(f"denseblock{k}", block)
+            if k < len(blocks):
+                self.features.add_module(f"transition{k}", Transition(maps))
+                maps //= 2
+        self.features.add_module(f"norm{len(blocks)}", nn.BatchNorm2d(maps, eps=BN_EPS))
+        self.classifier = nn.Linear(maps, classes) if classes else None
+        self.dim = maps
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # x: (batch, 1, height, width) -> (batch, dim)
+        return F.relu(self.features(x)).mean(dim=(2, 3))
+
+
+def rename_old_keys(state: State) -> State:
+    """Names of dense layers as older torchvision wrote them (`norm.1`) in today's form (`norm1`)."""
+    return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key): value for key, value in state.items()}

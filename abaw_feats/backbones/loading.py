@@ -1,0 +1,133 @@
+"""From a spec to a network: built at random, loaded frozen with its weights' hash, or saved."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import nn
+
+from abaw_feats.backbones import weights as files
+from abaw_feats.backbones.architectures import architecture_of
+from abaw_feats.backbones.checkpoint import fit, read_checkpoint, strip_prefix
+from abaw_feats.backbones.registry import SPEC_FILE
+from abaw_feats.backbones.spec import BackboneSpec, spec_to_dict
+from abaw_seq.errors import UserError
+
+RANDOM = "random"
+WEIGHTS_FILE = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class LoadedBackbone:
+    """A frozen encoder and where its weights came from.
+
+    spec            as given, with the pooling that was settled on
+    module          in evaluation mode, float32, on the CPU, no gradients
+    weights         file name, "<hub repository>/<file>", or "random:<seed>"
+    weights_sha256  of the file's bytes; of the parameters' bytes where they are random
+    """
+
+    spec: BackboneSpec
+    module: nn.Module
+    dim: int
+    weights: str
+    weights_sha256: str
+
+
+def build(spec: BackboneSpec) -> nn.Module:
+    """The network of a spec, initialised from torch's random state, in training mode.
+
+    Its forward takes (batch, channels, size, size) normalised floats and gives (batch, dim); `dim` is
+    an attribute. Raises UserError for sizes that do not make a network.
+    """
+    try:
+        return architecture_of(spec).build(spec)
+    except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
+        raise UserError(f"backbone {spec.name!r}: cannot build this {spec.arch}: {error}") from None
+
+
+def load(spec: BackboneSpec, weights: str | Path | None = None) -> LoadedBackbone:
+    """The frozen network of a spec with its weights.
+
+    weights   a file (or a folder written by `save`), "random" or "random:<seed>"; None searches the
+              spec's own file, the weights folder, then the hub where the spec has one
+    Raises UserError where there are no weights, or where the file is not whole or does not fit: then
+    it names the parameters. The same file or seed always gives the same network.
+    """
+    text = "" if weights is None else str(weights)
+    if text == RANDOM or text.startswith(f"{RANDOM}:"):
+        return _load_random(spec, text.removeprefix(RANDOM).removeprefix(":"))
+    if text:
+        path = Path(text).expanduser()
+        path = path / WEIGHTS_FILE if path.is_dir() else path
+        label = path.name
+    else:
+        path, label = files.locate(spec)
+    spec, module = _load_file(spec, path)
+    return LoadedBackbone(spec, _frozen(module), module.dim, label, files.sha256_of_file(path))
+
+
+def _load_random(spec: BackboneSpec, seed: str) -> LoadedBackbone:
+    if seed and not seed.isdigit():
+        raise UserError(f"weights {RANDOM}:{seed} of {spec.name!r}: the seed must be a whole number")
+    number = int(seed or 0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(number)
+        module = _frozen(build(spec))
+    digest = files.sha256_of_state(module.state_dict())
+    return LoadedBackbone(spec, module, module.dim, f"{RANDOM}:{number}", digest)
+
+
+def _load_file(spec: BackboneSpec, path: Path) -> tuple[BackboneSpec, nn.Module]:
+    entry = architecture_of(spec)
+    with torch.device("meta"):
+        names = build(spec).state_dict()
+    state = read_checkpoint(path)
+    try:
+        state, beside = strip_prefix(state, names)
+        spec, state = entry.adapt(spec, state, beside)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    with torch.random.fork_rng(devices=[]), torch.device("meta" if entry.only_stored_state else "cpu"):
+        module = build(spec)
+    fit(module, state, may_be_left=entry.may_be_left, what=f"{path}: weights for backbone {spec.name!r}")
+    return spec, module
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    return module.eval().requires_grad_(False)
+
+
+def save(folder: str | Path, spec: BackboneSpec, module: nn.Module) -> None:
+    """Write `backbone.yaml` and `weights.safetensors`, which `find_spec(folder)` and `load` read again.
+
+    Each file is complete whenever it bears its name; the spec comes last.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
+    spec = replace(spec, weights=WEIGHTS_FILE, hub=None)
+    _write_whole(folder / WEIGHTS_FILE, lambda path: save_file(state, path))
+    text = yaml.safe_dump(spec_to_dict(spec), sort_keys=False)
+    _write_whole(folder / SPEC_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

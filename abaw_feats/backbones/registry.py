@@ -1,0 +1,118 @@
+"""The built-in backbones, as data, and how a name, a YAML file or a folder becomes a spec."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from abaw_feats.backbones import iresnet
+from abaw_feats.backbones.spec import BackboneSpec, Preprocessing, spec_from_dict
+from abaw_feats.backbones.timm_models import PREFIX, timm_spec
+from abaw_seq.errors import UserError
+
+SPEC_FILE = "backbone.yaml"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_FACE_RGB = Preprocessing(112, "rgb", "bilinear", 1.0, (127.5,) * 3, (127.5,) * 3)
+_FER_PLUS = Preprocessing(64, "grey", "bilinear", 1.0, (63.987095,), (43.00519,))
+
+
+def _mae(name: str, *, pooling: str, patch: int, width: int, depth: int, heads: int, hub: str) -> BackboneSpec:
+    return BackboneSpec(
+        name=name,
+        arch="vit",
+        options={"patch": patch, "width": width, "depth": depth, "heads": heads},
+        pooling=pooling,
+        preprocessing=Preprocessing(224, "rgb", "bicubic", 255.0, IMAGENET_MEAN, IMAGENET_STD),
+        hub=hub,
+        licence="CC-BY-NC-4.0",
+        source="https://github.com/facebookresearch/mae",
+    )
+
+
+def _iresnet(name: str) -> BackboneSpec:
+    return BackboneSpec(
+        name=name,
+        arch="iresnet",
+        options={"blocks": list(iresnet.BLOCKS[name])},
+        pooling="fc",
+        preprocessing=_FACE_RGB,
+        licence="non-commercial research",
+        source="https://github.com/deepinsight/insightface",
+    )
+
+
+_BASE = {"patch": 16, "width": 768, "depth": 12, "heads": 12, "hub": "timm/vit_base_patch16_224.mae"}
+_LARGE = {"patch": 16, "width": 1024, "depth": 24, "heads": 16, "hub": "timm/vit_large_patch16_224.mae"}
+_HUGE = {"patch": 14, "width": 1280, "depth": 32, "heads": 16, "hub": "timm/vit_huge_patch14_224.mae"}
+_ENTRIES = (
+    _mae("mae", pooling="cls", **_BASE),
+    _mae("mae_gap", pooling="gap", **_BASE),
+    _mae("mae_large", pooling="cls", **_LARGE),
+    _mae("mae_large_gap", pooling="gap", **_LARGE),
+    _mae("mae_huge", pooling="cls", **_HUGE),
+    _mae("mae_huge_gap", pooling="gap", **_HUGE),
+    *(_iresnet(name) for name in iresnet.BLOCKS),
+    BackboneSpec(
+        name="densenet100bc",
+        arch="densenet",
+        options={"blocks": [16, 16, 16], "growth": 12},
+        pooling="gap",
+        preprocessing=_FER_PLUS,
+        licence="not stated",
+        source="https://github.com/JinmingZhao/MEmoConv",
+    ),
+)
+ALIASES = {"iresnet": "iresnet100", "densenet": "densenet100bc"}
+BUILT_IN = {entry.name: entry for entry in _ENTRIES}
+
+
+def find_spec(name_or_path: str | Path) -> BackboneSpec:
+    """The spec behind a built-in name, "timm:<model>", a YAML file or a folder that holds backbone.yaml."""
+    text = str(name_or_path)
+    path = Path(text)
+    known = text in BUILT_IN or text in ALIASES
+    if path.is_dir() and not known:
+        path = path / SPEC_FILE
+    if path.suffix in (".yaml", ".yml"):
+        return _read_yaml(path)
+    return _built_in(text)
+
+
+def _built_in(text: str) -> BackboneSpec:
+    if text in BUILT_IN:
+        return BUILT_IN[text]
+    if text in ALIASES:
+        return replace(BUILT_IN[ALIASES[text]], name=text)
+    if text.startswith(PREFIX):
+        return timm_spec(text)
+    near = difflib.get_close_matches(text, [*BUILT_IN, *ALIASES], n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"built in: {', '.join([*BUILT_IN, *ALIASES])}"
+    raise UserError(f"unknown backbone {text!r}: {hint} (or timm:<model>, a YAML file, a folder with {SPEC_FILE})")
+
+
+def _read_yaml(path: Path) -> BackboneSpec:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a mapping that describes a backbone")
+    try:
+        return _from_yaml(values, path)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _from_yaml(values: dict[str, Any], path: Path) -> BackboneSpec:
+    values = {"name": path.stem, **values}
+    start = _built_in(str(values.pop("like"))) if "like" in values else None
+    spec = spec_from_dict(values, start=start)
+    if values.get("weights"):
+        spec = replace(spec, weights=str(path.parent / Path(values["weights"]).expanduser()))
+    return spec

@@ -1,0 +1,140 @@
+"""Where a backbone's weights are: a file, the weights folder, or the hub it was published on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from abaw_feats.backbones.registry import ALIASES
+from abaw_feats.backbones.spec import BackboneSpec
+from abaw_seq.errors import AbawError, UserError
+
+FOLDER_VARIABLE = "ABAW_WEIGHTS"
+DEFAULT_FOLDER = "~/.cache/abaw/weights"
+SUFFIXES = (".safetensors", ".pt", ".pth")
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+HUB_PROBE_SECONDS = 3.0
+
+
+def weights_folder() -> Path:
+    """The folder that is searched for `<name>.safetensors`, `.pt` or `.pth`."""
+    return Path(os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER).expanduser()
+
+
+class Found(NamedTuple):
+    """A weight file and how to call it in a feature file."""
+
+    path: Path
+    label: str
+
+
+def find_local(spec: BackboneSpec) -> Found | None:
+    """The weight file of a spec on this machine, or None; asks no network.
+
+    The spec's own file comes first, then the weights folder, then what the hub's client has cached.
+    """
+    if spec.weights:
+        path = Path(spec.weights).expanduser()
+        if not path.exists():
+            raise UserError(
+                f"{path}: the weights of backbone {spec.name!r} are not there: give --weights {spec.name}=FILE"
+            )
+        return Found(path, path.name)
+    stems = [spec.name.removeprefix("timm:"), ALIASES.get(spec.name), (spec.hub or "").rpartition("/")[2]]
+    for stem in filter(None, stems):
+        for suffix in SUFFIXES:
+            path = weights_folder() / f"{stem}{suffix}"
+            if path.exists():
+                return Found(path, path.name)
+    return _cached(spec.hub) if spec.hub else None
+
+
+def locate(spec: BackboneSpec) -> Found:
+    """The weight file of a spec, downloaded from its hub where there is none on this machine.
+
+    Raises UserError with the options when there is none and none can be fetched.
+    """
+    found = find_local(spec)
+    if found is not None:
+        return found
+    if spec.hub and _hub_answers():
+        return _download(spec)
+    train = "pretrain" if spec.arch == "vit" else "finetune"
+    offline = f", and its hub ({spec.hub}) cannot be reached" if spec.hub else ""
+    raise UserError(
+        f"no weights for backbone {spec.name!r}{offline}: give --weights {spec.name}=FILE, or put "
+        f"{spec.name.removeprefix('timm:')}.safetensors into {weights_folder()} (or ${FOLDER_VARIABLE}), or train "
+        f"some with `abaw-feats {train}`, or use --weights {spec.name}=random for a smoke run"
+    )
+
+
+def _cached(hub: str) -> Found | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in HUB_FILES:
+        path = try_to_load_from_cache(hub, name)
+        if isinstance(path, str):
+            return Found(Path(path), f"{hub}/{name}")
+    return None
+
+
+def _hub_answers() -> bool:
+    """Whether the hub can be reached, within seconds: its client alone would retry for half a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    answered = threading.Event()
+
+    def probe() -> None:
+        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+        try:
+            urllib.request.urlopen(request, timeout=HUB_PROBE_SECONDS).close()
+        except urllib.error.HTTPError:
+            pass  # an answer, if not a friendly one
+        except OSError:
+            return
+        answered.set()
+
+    # A thread, because looking up a host name cannot be given a time limit.
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(HUB_PROBE_SECONDS)
+    return answered.is_set()
+
+
+def _download(spec: BackboneSpec) -> Found:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    for name in HUB_FILES:
+        try:
+            return Found(Path(hf_hub_download(spec.hub, name)), f"{spec.hub}/{name}")
+        except (OSError, ValueError, EntryNotFoundError) as error:
+            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+                continue  # the repository has weights of the other format
+            raise AbawError(f"{spec.hub}: download of the weights of {spec.name!r} failed: {error}") from None
+    raise AbawError(f"{spec.hub}: the hub has none of {', '.join(HUB_FILES)}: give --weights {spec.name}=FILE")
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_state(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of tensors' bytes in the order of their sorted names, in hexadecimal."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        flat = state[key].detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
