@@ -1,0 +1,199 @@
+"""One picture to look at: the action units, the eight expressions, and how single frames disturb them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from abaw_feats.demo.camera import CROP
+from abaw_feats.demo.canvas import DENSITY, EXTENT, SIDE
+from abaw_feats.demo.face_state import FaceState
+from abaw_feats.demo.faces import draw_face
+from abaw_feats.demo.nuisance import Nuisance
+from abaw_feats.demo.plan import VideoPlan
+from abaw_feats.demo.prototypes import au_probabilities
+from abaw_feats.demo.states import ACTIVE, SlowStates
+from abaw_feats.demo.video import Video, set_up
+from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
+
+WIDTH, MARGIN = 1480, 28
+PAPER, INK, FAINT = (250, 249, 246), (34, 34, 38), (120, 118, 114)
+COLOURS = (
+    (176, 176, 172), (206, 72, 62), (122, 148, 62), (126, 92, 168),
+    (240, 178, 62), (76, 122, 184), (236, 130, 74), (110, 172, 168),
+)  # fmt: skip
+VALENCE, AROUSAL = (38, 84, 150), (190, 60, 50)
+ACTIONS = (
+    "inner brow raiser", "outer brow raiser", "brow lowerer", "cheek raiser", "lid tightener",
+    "upper lip raiser", "lip corner puller", "corner depressor", "lip tightener", "lip pressor",
+    "lips part", "jaw drop",
+)  # fmt: skip
+PEOPLE = 3  # rows of the table of expressions
+STRIPS = 4  # videos shown frame by frame
+STRIP = 12  # frames of each
+Course = tuple[VideoPlan, SlowStates, Video]
+
+
+def draw_contact_sheet(
+    faces: Path, target: Path, plans: list[VideoPlan], states: list[SlowStates], nuisance: Nuisance, seed: int
+) -> None:
+    """Draw the sheet from the written frames under `faces` and save it as a PNG file."""
+    courses = [
+        (plan, course, set_up(plan, course, nuisance, seed))
+        for plan, course in zip(plans, states, strict=True)
+        if plan.split != "test"
+    ]
+    sheet = _Sheet()
+    frames = sum(plan.rows for plan in plans)
+    sheet.title("Demo set", f"{len(plans)} generated videos, {frames} kept frames, seed {seed}")
+    sheet.heading("Action units, each alone at full contraction, without disturbance")
+    _draw_units(sheet, courses)
+    sheet.heading("Expressions: frames of the set, with valence, arousal and the active action units")
+    _draw_expressions(sheet, faces, courses)
+    sheet.heading("Successive kept frames: the state is slow, every frame is disturbed in another way")
+    _draw_strips(sheet, faces, courses)
+    sheet.save(target)
+
+
+class _Sheet:
+    """A page that grows downwards."""
+
+    def __init__(self) -> None:
+        self.image = Image.new("RGB", (WIDTH, 2600), PAPER)
+        self.draw = ImageDraw.Draw(self.image)
+        self.top = MARGIN
+
+    def text(self, x: float, y: float, text: str, size: int = 12, colour=INK, anchor: str = "la") -> None:
+        self.draw.text((x, y), text, colour, ImageFont.load_default(size), anchor)
+
+    def title(self, title: str, rest: str) -> None:
+        self.text(MARGIN, self.top, title, 30)
+        self.text(WIDTH - MARGIN, self.top + 14, rest, 15, FAINT, "ra")
+        self.top += 52
+
+    def heading(self, text: str) -> None:
+        self.draw.line((MARGIN, self.top, WIDTH - MARGIN, self.top), (214, 211, 204))
+        self.text(MARGIN, self.top + 10, text, 16)
+        self.top += 42
+
+    def paste(self, picture: Image.Image, x: float, y: float, side: int) -> None:
+        if picture.width != side:
+            picture = picture.resize((side, side), Image.Resampling.LANCZOS)
+        self.image.paste(picture, (round(x), round(y)))
+
+    def save(self, target: Path) -> None:
+        self.image.crop((0, 0, WIDTH, self.top + MARGIN)).save(target, optimize=True)
+
+
+def _draw_units(sheet: _Sheet, courses: list[Course]) -> None:
+    """Two rows of faces: at rest, then one action unit each."""
+    step = (WIDTH - 2 * MARGIN) / (len(ACTION_UNITS) + 1)
+    side = round(step) - 8
+    for video in _plain_faces(courses):
+        for k in range(-1, len(ACTION_UNITS)):
+            au = np.zeros(len(ACTION_UNITS), np.float32)
+            au[k] = float(k >= 0)
+            picture = draw_face(video.scene, FaceState(au=au))
+            sheet.paste(_develop(picture * video.camera.gain[:, None, None]), MARGIN + (k + 1) * step, sheet.top, side)
+        sheet.top += side + 6
+    for k, (name, action) in enumerate(zip(("at rest", *ACTION_UNITS), ("", *ACTIONS), strict=True)):
+        sheet.text(MARGIN + k * step, sheet.top, name, 13)
+        sheet.text(MARGIN + k * step, sheet.top + 16, action, 11, FAINT)
+    sheet.top += 46
+
+
+def _plain_faces(courses: list[Course]) -> list[Video]:
+    """The two people whose faces show most: no glasses, no beard, no fringe, bright."""
+
+    def hidden(video: Video) -> float:
+        person = video.scene.person
+        cover = (person.glasses is not None) + 2 * person.beard + (person.style in ("fringe", "curly"))
+        return float(cover - np.mean(person.skin))
+
+    return sorted((video for _, _, video in courses), key=hidden)[:2]
+
+
+def _develop(picture: np.ndarray) -> Image.Image:
+    """The crop of a drawn picture (3, SIDE, SIDE) without any disturbance."""
+    pixels = (np.clip(picture, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
+    border = (EXTENT - CROP / 2) * DENSITY
+    return Image.fromarray(np.ascontiguousarray(pixels)).crop((border, border, SIDE - border, SIDE - border))
+
+
+def _draw_expressions(sheet: _Sheet, faces: Path, courses: list[Course]) -> None:
+    """A column per expression with the clearest frames of several videos."""
+    step = (WIDTH - 2 * MARGIN) / len(EXPRESSIONS)
+    side = round(step) - 14
+    for k, name in enumerate(EXPRESSIONS):
+        x = MARGIN + k * step
+        sheet.draw.rectangle((x, sheet.top, x + side, sheet.top + 4), COLOURS[k])
+        sheet.text(x, sheet.top + 9, name, 15)
+        for row, (plan, states, best) in enumerate(_clearest(courses, k)[:PEOPLE]):
+            y = sheet.top + 32 + row * (side + 42)
+            sheet.paste(_open(faces, plan, states, best), x, y, side)
+            units = " ".join(unit[2:] for unit, on in zip(ACTION_UNITS, states.au[best] >= ACTIVE, strict=True) if on)
+            sheet.text(x, y + side + 3, f"V {states.valence[best]:+.2f}   A {states.arousal[best]:+.2f}", 12)
+            sheet.text(x, y + side + 18, f"AU {units or 'none'}", 12, FAINT)
+    sheet.top += 32 + PEOPLE * (side + 42) + 6
+
+
+def _clearest(courses: list[Course], expression: int) -> list[tuple[VideoPlan, SlowStates, int]]:
+    """For each video with this expression its least disturbed, most typical frame, best first."""
+    typical = au_probabilities()[expression]
+    found = []
+    for plan, states, video in courses:
+        seen = video.seen
+        disturbance = np.abs(seen.au - states.au).sum(1) + 3 * (seen.occluded > 0) + 2 * seen.blink
+        disturbance = disturbance + np.abs(states.au - typical).sum(1)
+        disturbance = disturbance + seen.blur.sum(1) + np.abs(seen.turn).sum(1) / 8
+        disturbance = disturbance + 9 * np.abs(np.log(seen.gain)).sum(1) + 9 * (seen.quality < 1)
+        disturbance = np.where(states.expression == expression, disturbance, np.inf)
+        best = int(disturbance.argmin())
+        if np.isfinite(disturbance[best]):
+            found.append((float(disturbance[best]), plan, states, best))
+    return [(plan, states, best) for _, plan, states, best in sorted(found, key=lambda entry: entry[0])]
+
+
+def _draw_strips(sheet: _Sheet, faces: Path, courses: list[Course]) -> None:
+    """For some videos successive frames, below them the whole course: expression, valence, arousal."""
+    step = (WIDTH - 2 * MARGIN) / STRIP
+    side = min(CROP, round(step) - 4)
+    for place in np.linspace(1, len(courses) - 1, STRIPS).astype(int):
+        plan, states, _ = courses[place]
+        first = max(0, plan.rows // 2 - STRIP // 2)
+        count = min(STRIP, plan.rows - first)
+        sheet.text(MARGIN, sheet.top, f"{plan.name}   ({plan.split}, {plan.rows} kept frames)", 13)
+        sheet.top += 20
+        for k in range(count):
+            x = MARGIN + k * step
+            sheet.paste(_open(faces, plan, states, first + k), x, sheet.top, side)
+            name = EXPRESSIONS[states.expression[first + k]]
+            sheet.text(x, sheet.top + side + 2, f"{states.frames[first + k]:05d}  {name}", 11, FAINT)
+        sheet.top += side + 22
+        _draw_course(sheet, states, first, count)
+        sheet.top += 84
+
+
+def _draw_course(sheet: _Sheet, states: SlowStates, first: int, count: int) -> None:
+    """A band of expressions with valence and arousal over all kept frames; a frame marks the strip."""
+    left, right, top, height = MARGIN + 62, WIDTH - MARGIN, sheet.top, 58
+    x = np.linspace(left, right, len(states.frames) + 1)
+    middle, reach = top + 14 + (height - 14) / 2, (height - 14) / 2
+    for k, expression in enumerate(states.expression):
+        sheet.draw.rectangle((x[k], top, x[k + 1], top + 9), COLOURS[expression])
+    sheet.draw.line((left, middle, right, middle), (214, 211, 204))
+    for course, colour, name, y in (
+        (states.valence, VALENCE, "valence", middle - 16),
+        (states.arousal, AROUSAL, "arousal", middle + 2),
+    ):
+        points = np.column_stack((x[:-1], middle - reach * course)).ravel().tolist()
+        sheet.draw.line(points, colour, 2, joint="curve")
+        sheet.text(MARGIN, y, name, 12, colour)
+    sheet.draw.rectangle((x[first], top - 3, x[first + count], top + height + 2), outline=INK)
+
+
+def _open(faces: Path, plan: VideoPlan, states: SlowStates, k: int) -> Image.Image:
+    with Image.open(faces / plan.name / f"{states.frames[k]:05d}.jpg") as picture:
+        return picture.convert("RGB")

@@ -1,0 +1,204 @@
+"""Writes the demo set: faces, annotations, contact sheet, exactly as Aff-Wild2's MTL release lays them out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from abaw_feats.demo.contact_sheet import draw_contact_sheet
+from abaw_feats.demo.nuisance import Nuisance
+from abaw_feats.demo.plan import VideoPlan, missing_labels, plan_videos
+from abaw_feats.demo.states import SlowStates, play
+from abaw_feats.demo.video import render_video
+from abaw_seq.data.annotations import write_mtl_annotations
+from abaw_seq.errors import UserError
+from abaw_seq.tasks import EXPRESSIONS
+
+FACES = "cropped_aligned"
+FILES = {"train": "training_set_annotations.txt", "val": "validation_set_annotations.txt"}
+TEST_LIST = "MTL_Challenge_test_set_release.txt"
+CONTACT_SHEET = "contact_sheet.png"
+RECIPE = "demo.json"  # written last: a folder that holds it is finished
+VERSION = 1  # of the generator: raise it when the same seed gives other pictures or labels
+REPEATED = 0.0067  # share of the annotation lines that occur twice
+TEST_SHARE = 0.015  # of the frames
+POOL_FROM = 600  # frames from which on several processes are worth their start
+Advance = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class DemoSummary:
+    """What was written: counts of videos and frames by split, labelled frames by expression and split."""
+
+    folder: Path
+    videos: dict[str, int]
+    frames: dict[str, int]
+    expressions: dict[str, dict[str, int]]
+    contact_sheet: Path
+
+
+def generate_demo(
+    out: Path,
+    *,
+    videos: int = 32,
+    frames: int = 8000,
+    seed: int = 0,
+    advance: Advance | None = None,
+    nuisance: Nuisance | None = None,
+    processes: int | None = None,
+) -> DemoSummary:
+    """Write the demo set to `out`, which appears when it is complete.
+
+    A quarter of the videos is the validation split; `frames` counts the kept frames of all of them and of
+    a few test videos without labels (one per 16). The same arguments give the same files, whatever
+    the number of processes. `advance(count, note=...)` hears of every finished video. An `out` that holds
+    the very same set is left as it is, one with another finished demo set is replaced.
+
+    Raises UserError for numbers that make no set, or when `out` holds anything else.
+    """
+    out = Path(out)
+    if videos < 2:
+        raise UserError(f"--videos {videos}: the demo set needs at least 2, one to train and one to validate on")
+    if frames < 12 * videos:
+        raise UserError(f"--frames {frames}: {videos} videos need at least {12 * videos} frames")
+    nuisance = nuisance or Nuisance()
+    recipe = {"version": VERSION, "videos": videos, "frames": frames, "seed": seed, "nuisance": asdict(nuisance)}
+    if _finished(out, recipe):
+        return _summary(out)
+    plans, states, missing = draw_plan(videos, frames, seed)
+    with _appears_complete(out) as folder:
+        _render_all(folder, plans, states, nuisance, seed, advance, processes)
+        (folder / "annotations").mkdir()
+        _write_labels(folder / "annotations", plans, states, missing, np.random.default_rng([seed, 3]))
+        draw_contact_sheet(folder / FACES, folder / CONTACT_SHEET, plans, states, nuisance, seed)
+        recipe["summary"] = _count(plans, states, missing)
+        (folder / RECIPE).write_text(json.dumps(recipe, indent=1) + "\n")
+    return _summary(out)
+
+
+def draw_plan(videos: int, frames: int, seed: int) -> tuple[list[VideoPlan], list[SlowStates], list[np.ndarray]]:
+    """All videos, the course of each, and for each a bool (N, 3) mask of missing labels."""
+    rng = np.random.default_rng([seed, 0])
+    val = max(1, round(videos / 4))
+    test = -(-videos // 16)
+    test_frames = max(8 * test, round(TEST_SHARE * frames))
+    plans = plan_videos(rng, {"train": videos - val, "val": val, "test": test}, frames, test_frames)
+    states: list[SlowStates] = []
+    missing: list[np.ndarray] = []
+    for split in ("train", "val", "test"):
+        played = play(rng, [plan for plan in plans if plan.split == split])
+        states += played
+        missing += missing_labels(rng, split, [course.expression for course in played])
+    return plans, states, missing
+
+
+# Pictures
+
+
+def _render_all(folder, plans, states, nuisance, seed, advance, processes) -> None:
+    jobs = [
+        (folder / FACES / plan.name, plan, course, nuisance, seed) for plan, course in zip(plans, states, strict=True)
+    ]
+    rows = sum(plan.rows for plan in plans)
+    count = min(processes or len(os.sched_getaffinity(0)), len(jobs))
+    if count == 1 or (processes is None and rows < POOL_FROM):
+        for job in jobs:
+            _report(advance, render_video(*job), job[1])
+        return
+    jobs.sort(key=lambda job: -job[1].rows)  # long videos first, so that all processes end together
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+        running = {pool.submit(render_video, *job): job[1] for job in jobs}
+        try:
+            for done in as_completed(running):
+                _report(advance, done.result(), running[done])
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _report(advance: Advance | None, written: int, plan: VideoPlan) -> None:
+    if advance is not None:
+        advance(written, note=plan.name)
+
+
+# Labels
+
+
+def _write_labels(folder: Path, plans, states, missing, rng: np.random.Generator) -> None:
+    for split, name in FILES.items():
+        rows = []
+        for plan, course, mask in zip(plans, states, missing, strict=True):
+            if plan.split == split:
+                rows += zip(_images(plan, course), course.labels(mask), strict=True)
+        repeated = set(rng.choice(len(rows), max(2, round(REPEATED * len(rows))), replace=False).tolist())
+        write_mtl_annotations(folder / name, (row for k, row in enumerate(rows) for _ in range(1 + (k in repeated))))
+    tested = [
+        image
+        for plan, course in zip(plans, states, strict=True)
+        if plan.split == "test"
+        for image in _images(plan, course)
+    ]
+    lines = ["image,valence,arousal,expression,aus", *tested]
+    (folder / TEST_LIST).write_text("\n".join(lines) + "\n")
+
+
+def _images(plan: VideoPlan, course: SlowStates) -> list[str]:
+    return [f"{plan.name}/{frame:05d}.jpg" for frame in course.frames]
+
+
+def _count(plans, states, missing) -> dict:
+    splits = {plan.split: 0 for plan in plans}
+    expressions = {split: dict.fromkeys(EXPRESSIONS, 0) for split in FILES}
+    for plan, course, mask in zip(plans, states, missing, strict=True):
+        splits[plan.split] += plan.rows
+        if plan.split in expressions:
+            counts = np.bincount(course.expression[~mask[:, 1]], minlength=len(EXPRESSIONS))
+            for name, count in zip(EXPRESSIONS, counts.tolist(), strict=True):
+                expressions[plan.split][name] += count
+    videos = {split: sum(plan.split == split for plan in plans) for split in splits}
+    return {"videos": videos, "frames": splits, "expressions": expressions}
+
+
+# The folder
+
+
+def _finished(out: Path, recipe: dict) -> bool:
+    """Whether `out` holds this very set; a UserError if it holds what is not a demo set."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    if not (out / RECIPE).is_file():
+        raise UserError(f"{out}: exists and is not a finished demo set; name another folder or remove it")
+    found = json.loads((out / RECIPE).read_text())
+    return {key: found.get(key) for key in recipe} == recipe
+
+
+def _summary(out: Path) -> DemoSummary:
+    counts = json.loads((out / RECIPE).read_text())["summary"]
+    return DemoSummary(out, counts["videos"], counts["frames"], counts["expressions"], out / CONTACT_SHEET)
+
+
+@contextmanager
+def _appears_complete(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its name, and the place of what bore it, once all is written."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work, old = out.parent / f".{out.name}.unfinished", out.parent / f".{out.name}.replaced"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        yield work
+        shutil.rmtree(old, ignore_errors=True)
+        if out.exists():
+            out.rename(old)
+        work.rename(out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

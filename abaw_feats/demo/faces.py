@@ -1,0 +1,68 @@
+"""Draws a shaded face from an identity, a light and the state of its muscles.
+
+Every action unit moves what it moves in the Facial Action Coding System (Ekman and Friesen, 1978): the
+brows for 1, 2 and 4, cheeks and lids for 6 and 7, lips, folds and jaw for 10 to 26.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from abaw_feats.demo.canvas import Canvas, axis
+from abaw_feats.demo.eyes import draw_brow, draw_eye, draw_glasses
+from abaw_feats.demo.face_state import FaceState
+from abaw_feats.demo.head import FACE_COLUMNS, FACE_ROWS, draw_backdrop, draw_hair_in_front, hair_colour, head_outline
+from abaw_feats.demo.identity import Identity, Light
+from abaw_feats.demo.mouth import draw_mouth, jaw_drop, mouth_shape
+from abaw_feats.demo.skin import SIDES, draw_nostrils, draw_wrinkles, shading, skin_colour
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A person before a background under a light, with all that no frame changes drawn already."""
+
+    person: Identity
+    light: Light
+    backdrop: np.ndarray  # (3, SIDE, SIDE)
+    hair: np.ndarray  # (3, face rows, face columns)
+    skin_texture: np.ndarray  # (face rows, face columns)
+    hair_texture: np.ndarray  # (face rows, face columns)
+
+
+def set_scene(person: Identity, light: Light, background: np.ndarray) -> Scene:
+    """Prepare a video; `background` is float (3, SIDE, SIDE), 0..1."""
+    face = (FACE_ROWS, FACE_COLUMNS)
+    return Scene(
+        person=person,
+        light=light,
+        backdrop=draw_backdrop(person, light, background),
+        hair=np.ascontiguousarray(hair_colour(person, light)[:, *face]),
+        skin_texture=person.skin_texture[face],
+        hair_texture=person.hair_texture[face],
+    )
+
+
+def draw_face(scene: Scene, state: FaceState) -> np.ndarray:
+    """The picture before the camera: float32 (3, SIDE, SIDE), about 0..1."""
+    person, light = scene.person, scene.light
+    picture = scene.backdrop.copy()
+    x, y = axis()[FACE_COLUMNS], axis()[FACE_ROWS]
+    jaw = jaw_drop(state)
+    face = Canvas(np.empty(0), x, y, state.yaw, state.pitch)
+    face.rgb = skin_colour(face, person, state, scene.skin_texture, scene.hair_texture)
+    mouth = mouth_shape(person, state, jaw)
+    draw_wrinkles(face, person, state, mouth)
+    for side in SIDES:
+        draw_eye(face, person, state, side)
+        draw_brow(face, person, state, side, scene.hair_texture)
+    draw_nostrils(face, person, state)
+    draw_mouth(face, person, state, mouth)
+    face.rgb *= shading(face, person, state, light, jaw)
+    if person.glasses is not None:
+        draw_glasses(face, person)
+    head = Canvas(picture[:, FACE_ROWS, FACE_COLUMNS], x, y, state.yaw, state.pitch)
+    head.paint(head.whole(), head_outline(head, person, jaw), face.rgb)
+    draw_hair_in_front(head, person, scene.hair)
+    return picture

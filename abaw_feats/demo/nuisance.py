@@ -1,0 +1,180 @@
+"""What changes from frame to frame without meaning anything: the reason why one frame is not enough.
+
+Micro-movements, speech, blinks and fleeting grimaces play over the slow state; the head turns; the
+camera shakes, blurs and flickers; a hand or an object passes before the face. Neighbouring frames show
+the same state under other disturbances.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from abaw_feats.demo.prototypes import au_probabilities
+from abaw_feats.demo.states import SlowStates
+from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
+
+
+@dataclass(frozen=True)
+class Nuisance:
+    """How strong each disturbance is; zero everywhere gives clean frames.
+
+    Shares are of the frames, intensities are of action units (1 is a full contraction), lengths are in
+    pixels of the crop, and brightness is 1 for white.
+    """
+
+    memory: float = 0.07  # seconds over which a fast disturbance holds
+    resting: float = 1.0  # how far faces at rest depart from the average face
+    spoiled: float = 0.40  # share of frames that show next to nothing: dark, glare, defocus, motion, glitch
+    lapse: float = 0.10  # share of frames in which the whole expression has relaxed for a moment
+    drop: float = 0.05  # share of frames in which a single action unit has relaxed
+    jitter: float = 0.08  # deviation of each action unit's intensity
+    grimace: float = 0.05  # share of frames with a fleeting other expression over the true one
+    talk: float = 0.20  # deviation of mouth and jaw while a person speaks
+    blink: float = 0.08  # share of frames with closed or closing eyes
+    occlusion: float = 0.08  # share of frames with something before the face
+    turn: float = 2.2  # deviation of the nose's position as the head turns
+    shift: float = 1.0  # deviation of the crop's position
+    roll: float = 2.5  # deviation of the rotation in the image, degrees
+    zoom: float = 0.03  # relative deviation of the scale
+    flicker: float = 0.10  # relative deviation of the exposure
+    noise: float = 0.014  # deviation of the sensor noise
+    mood: float = 1.0  # how far mouth and eyes hint at valence and arousal beyond the action units
+
+
+@dataclass(frozen=True)
+class Disturbed:
+    """One video as the camera meets it: what varies over its N kept frames."""
+
+    au: np.ndarray  # (N, 12) apparent intensities
+    tilt: np.ndarray  # (N,)
+    blink: np.ndarray  # (N,) 0..1
+    widen: np.ndarray  # (N,)
+    corners: np.ndarray  # (N,) pixels
+    flush: np.ndarray  # (N,) 0..1
+    gaze: np.ndarray  # (N, 2) pixels
+    turn: np.ndarray  # (N, 2) pixels: yaw, pitch
+    shift: np.ndarray  # (N, 2) pixels
+    roll: np.ndarray  # (N,) radians
+    zoom: np.ndarray  # (N,) around 1
+    gain: np.ndarray  # (N, 3) around 1
+    blur: np.ndarray  # (N, 2) radius across and down, pixels
+    noise: np.ndarray  # (N,) brightness
+    quality: np.ndarray  # (N,) of the JPEG, relative to the camera's
+    occluded: np.ndarray  # int (N,): 0 for a free view, else the number of the event
+
+
+def disturb(rng: np.random.Generator, states: SlowStates, fps: float, nuisance: Nuisance) -> Disturbed:
+    """Play fast disturbances over the slow states of a video."""
+    seconds = states.frames / fps
+    fast = _Fast(rng, seconds, nuisance.memory)
+    count = len(seconds)
+    tired = fast.events(nuisance.blink, 0.1) > 0
+    lively = (0.5 + states.arousal.clip(0, 1))[:, None]
+    held = _held(fast, nuisance.lapse)
+    return Disturbed(
+        au=_apparent_units(rng, states, fast, held, nuisance),
+        tilt=np.clip(states.tilt + 0.10 * fast.noise(), -1, 1),
+        blink=np.where(tired, rng.uniform(0.5, 1.0, count), 0.0),
+        widen=nuisance.mood * held * 1.6 * (states.arousal - 0.45) + 2 * nuisance.jitter * fast.noise(),
+        corners=nuisance.mood * held * 4.0 * states.mood + 4 * nuisance.jitter * fast.noise(),
+        flush=np.clip(
+            0.2 + nuisance.mood * held * 0.6 * (states.arousal - 0.3) + 2 * nuisance.jitter * fast.noise(), 0, 1
+        ),
+        gaze=np.clip(1.3 * fast.noise(2), -2.4, 2.4),
+        turn=np.clip(nuisance.turn * (0.5 * rng.standard_normal(2) + 0.8 * lively * fast.noise(2)), -9, 9),
+        shift=np.clip(nuisance.shift * fast.noise(2), -5, 5),
+        roll=np.deg2rad(np.clip(nuisance.roll * fast.noise(), -9, 9)),
+        zoom=np.exp(np.clip(nuisance.zoom * fast.noise(), -0.06, 0.12)),
+        occluded=fast.events(nuisance.occlusion, 0.25),
+        **_picture_quality(rng, fast, nuisance),
+    )
+
+
+def _picture_quality(rng: np.random.Generator, fast: _Fast, nuisance: Nuisance) -> dict[str, np.ndarray]:
+    """Exposure, blur, noise and compression: small changes everywhere, and events that spoil a frame."""
+    events = fast.events(nuisance.spoiled, 0.1)
+    count, total = len(events), events.max() + 1
+    kind = np.where(events > 0, rng.integers(5, size=total)[events], -1)
+    dark, glare, defocus, motion, glitch = (kind == k for k in range(5))
+    level, tint = rng.random(total)[events], rng.standard_normal((total, 3))[events]
+    gain = np.exp(nuisance.flicker * fast.noise()).clip(0.6, 1.5)
+    gain = np.where(dark, 0.05 + 0.08 * level, gain)
+    gain = np.where(glare, 3.0 + 2.5 * level, gain)
+    blur = np.where(defocus, 5.0 + 3.0 * level, 0.0)[:, None] * np.ones(2)
+    upright = (rng.random(total)[events] < 0.4)[:, None] == np.array((False, True))
+    blur = np.where(motion[:, None], np.where(upright, 9.0 + 4.0 * level[:, None], 1.0), blur)
+    return {
+        "gain": gain[:, None] * np.exp(np.where(events > 0, 0.22, 0.02)[:, None] * tint),
+        "blur": blur,
+        "noise": np.where(dark, 0.05, nuisance.noise) * rng.uniform(0.6, 1.2, count),
+        "quality": np.where(glitch, 0.02 + 0.04 * level, 1.0),
+    }
+
+
+def _held(fast: _Fast, share: float, *width: int) -> np.ndarray:
+    """How much of an intensity is held, 0..1.2: about 1, but near 0 in `share` of the frames."""
+    rng, shape = fast.rng, (len(fast.keep), *width)
+    relaxed = _phi(fast.noise(*width)) < share
+    return np.where(relaxed, rng.uniform(0.0, 0.25, shape), rng.uniform(0.85, 1.15, shape))
+
+
+def _apparent_units(rng, states: SlowStates, fast: _Fast, held: np.ndarray, nuisance: Nuisance) -> np.ndarray:
+    """(N, 12): the intensities a frame shows, in 0..1.25."""
+    count = len(states.frames)
+    au = states.au * held[:, None] * _held(fast, nuisance.drop, len(ACTION_UNITS))
+    events = fast.events(nuisance.grimace, 0.12)
+    other = rng.integers(len(EXPRESSIONS), size=events.max() + 1)[events]
+    grimace = (rng.random((count, len(ACTION_UNITS))) < au_probabilities()[other]) * rng.uniform(0.6, 1.0, (count, 1))
+    weight = np.where(events > 0, rng.uniform(0.5, 0.95, count), 0.0)[:, None]
+    au = (1 - weight) * au + weight * grimace
+    au = au + nuisance.jitter * fast.noise(len(ACTION_UNITS))
+    speaking = nuisance.talk * _speaking(rng, count)
+    for name, strength in (("AU25", 1.0), ("AU26", 0.8), ("AU10", 0.5), ("AU12", 0.4), ("AU23", 0.4), ("AU24", 0.3)):
+        au[:, ACTION_UNITS.index(name)] += strength * speaking * fast.noise()
+    return np.clip(au, 0, 1.25).astype(np.float32)
+
+
+def _speaking(rng: np.random.Generator, count: int) -> np.ndarray:
+    """1 in the stretches in which a person speaks, 0 elsewhere (N,)."""
+    turns = 1 + np.cumsum(rng.random(count) < 1 / 30)
+    return (turns + rng.integers(2)) % 2
+
+
+def _phi(z: np.ndarray) -> np.ndarray:
+    """The normal distribution function, by the logistic curve (off by less than 0.01)."""
+    return 1 / (1 + np.exp(-1.702 * z))
+
+
+class _Fast:
+    """Random courses that forget their past within `memory` seconds."""
+
+    def __init__(self, rng: np.random.Generator, seconds: np.ndarray, memory: float):
+        self.rng, self.seconds = rng, seconds
+        steps = np.diff(seconds, prepend=seconds[0] - 1e3)
+        self.keep = np.exp(-steps / memory)
+
+    def noise(self, *width: int) -> np.ndarray:
+        """Unit-variance noise (N,) or (N, width)."""
+        course = self.rng.standard_normal((len(self.keep), *width))
+        fresh = np.sqrt(1 - self.keep**2)
+        for k in range(1, len(course)):
+            course[k] = self.keep[k] * course[k - 1] + fresh[k] * course[k]
+        return course
+
+    def events(self, share: float, length: float) -> np.ndarray:
+        """Number of the event that a frame falls into, 0 for none; `share` of the frames are in one.
+
+        Events last `length` seconds on average, so that most end before the next kept frame.
+        """
+        number = np.zeros(len(self.keep), int)
+        held = np.exp(-np.diff(self.seconds, prepend=self.seconds[0] - 1e3) / length)
+        draws, count = self.rng.random((len(number), 2)), 0
+        for k in range(len(number)):
+            if k and draws[k, 0] < held[k]:
+                number[k] = number[k - 1]
+            elif draws[k, 1] < share:
+                count += 1
+                number[k] = count
+        return number

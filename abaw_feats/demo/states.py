@@ -1,0 +1,140 @@
+"""What a person goes through in a video: the slow course of expression, action units, valence and arousal.
+
+The labels describe these states. A state holds over many kept frames and passes gradually into the next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from abaw_feats.demo.plan import VideoPlan
+from abaw_feats.demo.prototypes import choose_units, column
+from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS
+
+ACTIVE = 0.35  # intensity from which on an action unit counts as active
+OTHER = EXPRESSIONS.index("Other")
+SMIRK = [ACTION_UNITS.index(name) for name in ("AU2", "AU10", "AU12")]
+REDRAW = 12  # kept frames after which a long run draws its action units again
+RUN_SPREAD = 0.9  # of the logarithm of the length of a run
+FADE = np.array([1, 2, 3, 2, 1]) / 9  # how a state passes into the next
+
+# Gaps between successive kept frame numbers: quantiles of the MTL release, which keeps about 12 % of the
+# frames; the last is the longest gap seen, where the face was lost.
+GAP_LEVELS = (0.0, 0.096, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99, 0.9985, 1.0)
+GAP_FRAMES = (1, 1, 2, 4, 8, 17, 29, 79, 220, 543)
+
+
+@dataclass(frozen=True)
+class SlowStates:
+    """The course of one video over its N kept frames."""
+
+    frames: np.ndarray  # int32 (N,), rising, from 1
+    expression: np.ndarray  # int (N,)
+    au: np.ndarray  # float32 (N, 12), intensities
+    valence: np.ndarray  # float32 (N,)
+    arousal: np.ndarray  # float32 (N,)
+    mood: np.ndarray  # float32 (N,): valence beyond what the expression implies
+    tilt: np.ndarray  # float32 (N,): -1..1, how one-sided the face is
+
+    def labels(self, missing: np.ndarray) -> np.ndarray:
+        """float32 (N, 15) in the order of LABEL_COLUMNS; NaN where `missing` (N, 3: valence and arousal,
+        expression, action units) says so."""
+        labels = np.empty((len(self.frames), len(LABEL_COLUMNS)), np.float32)
+        labels[:, 0], labels[:, 1], labels[:, 2] = self.valence, self.arousal, self.expression
+        labels[:, 3:] = self.au >= ACTIVE
+        labels[np.repeat(missing, (2, 1, len(ACTION_UNITS)), axis=1)] = np.nan
+        return labels
+
+
+def play(rng: np.random.Generator, plans: list[VideoPlan]) -> list[SlowStates]:
+    """Draw the course of all videos of a split."""
+    runs = [_runs(rng, plan) for plan in plans]
+    kinds = [expression[np.unique(part, return_index=True)[1]] for expression, part in runs]
+    lengths = [np.bincount(part) for _, part in runs]
+    active = choose_units(rng, np.concatenate(kinds), np.concatenate(lengths))
+    bounds = np.cumsum([len(kind) for kind in kinds])[:-1]
+    return [
+        _play_video(rng, expression, part, kind, active_here)
+        for (expression, part), kind, active_here in zip(runs, kinds, np.split(active, bounds), strict=True)
+    ]
+
+
+def _play_video(rng, expression, part, kind, active) -> SlowStates:
+    au, valence, arousal, mood, tilt = (level[part] for level in _levels(rng, kind, active))
+    wander = 0.05 * _wander(rng, len(part), 0.97)
+    return SlowStates(
+        frames=_frame_numbers(rng, len(part)),
+        expression=expression,
+        au=_fade(au).astype(np.float32),
+        valence=np.clip(_fade(valence) + wander, -1, 1).round(3).astype(np.float32),
+        arousal=np.clip(_fade(arousal) + 0.8 * wander[::-1], -1, 1).round(3).astype(np.float32),
+        mood=_fade(mood).astype(np.float32),
+        tilt=_fade(tilt).astype(np.float32),
+    )
+
+
+def _runs(rng: np.random.Generator, plan: VideoPlan) -> tuple[np.ndarray, np.ndarray]:
+    """Expression (N,) and number of the part (N,) of each kept frame; a part draws its levels once."""
+    left = dict(plan.parts)
+    means = column("run")
+    expression, part = np.empty(plan.rows, int), np.empty(plan.rows, int)
+    at, parts, last = 0, 0, -1
+    while at < plan.rows:
+        open_ = [k for k, n in left.items() if n and k != last] or [last]
+        weights = np.array([left[k] / means[k] for k in open_])
+        last = int(rng.choice(open_, p=weights / weights.sum()))
+        length = max(1, round(means[last] * np.exp(RUN_SPREAD * rng.standard_normal() - RUN_SPREAD**2 / 2)))
+        length = left[last] if left[last] - length < 3 else length
+        left[last] -= length
+        expression[at : at + length] = last
+        part[at : at + length] = parts + np.arange(length) // REDRAW
+        parts = int(part[at + length - 1]) + 1
+        at += length
+    return expression, part
+
+
+def _levels(rng: np.random.Generator, kind: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Action units (P, 12), valence, arousal, mood and tilt (P,) of the P parts of a video."""
+    count = len(kind)
+    valence_z = _clipped(rng.standard_normal(count))
+    arousal_z = _clipped(rng.standard_normal(count))
+    valence = column("valence")[kind, 0] + column("valence")[kind, 1] * valence_z
+    arousal = column("arousal")[kind, 0] + column("arousal")[kind, 1] * arousal_z
+    strength = np.clip(0.85 + 0.2 * arousal_z, 0.55, 1.2)[:, None]
+    level = np.where(active, strength * rng.uniform(0.85, 1.1, active.shape), rng.uniform(0, 0.08, active.shape))
+    other = np.flatnonzero(kind == OTHER)
+    level[np.ix_(other, SMIRK)] = np.maximum(level[np.ix_(other, SMIRK)], 0.28)
+    tilt = rng.uniform(-0.12, 0.12, count)
+    tilt[other] = rng.choice((-1, 1), len(other)) * rng.uniform(0.6, 0.9, len(other))
+    mood = column("valence")[kind, 1] * valence_z
+    return level, valence, arousal, mood, tilt
+
+
+def _clipped(z: np.ndarray) -> np.ndarray:
+    return np.clip(z, -1.8, 1.8)
+
+
+def _fade(course: np.ndarray) -> np.ndarray:
+    """Smooth along the first axis with FADE; the ends are held."""
+    reach = len(FADE) // 2
+    padded = np.concatenate((course[:1].repeat(reach, 0), course, course[-1:].repeat(reach, 0)))
+    return sum(weight * padded[k : k + len(course)] for k, weight in enumerate(FADE))
+
+
+def _wander(rng: np.random.Generator, length: int, memory: float) -> np.ndarray:
+    """A unit-variance autoregressive course of the given lag-1 correlation."""
+    course = rng.standard_normal(length)
+    for k in range(1, length):
+        course[k] = memory * course[k - 1] + np.sqrt(1 - memory**2) * course[k]
+    return course
+
+
+def _frame_numbers(rng: np.random.Generator, rows: int) -> np.ndarray:
+    """Rising frame numbers from 1 to 20 on, with gaps like those of the MTL release."""
+    level = rng.random(rows)
+    gaps = np.exp(np.interp(level, GAP_LEVELS, np.log(GAP_FRAMES)))
+    gaps = np.maximum(1, np.round(gaps)).astype(np.int64)
+    gaps[0] = rng.integers(1, 20)
+    return np.cumsum(gaps).astype(np.int32)
