@@ -1,0 +1,46 @@
+"""What a feature file holds, as tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from abaw_seq.data.feature_file import FeatureReader
+from abaw_seq.tasks import SPLITS, TASKS
+from abaw_seq.terminal import print_table
+
+
+def show(path: str | Path) -> None:
+    """Print a feature file's backbones, and its videos, frames and labels by split."""
+    with FeatureReader(path) as reader:
+        print_table(
+            f"{path}: backbones",
+            ["backbone", "features", "type", "pooling", "input", "weights", "sha256", "videos"],
+            [_backbone_row(reader, name) for name in reader.backbones],
+        )
+        header = ["split", "videos", "frames", "unreadable", *(f"{task} labels" for task in TASKS)]
+        print_table(f"{path}: videos", header, _split_rows(reader))
+
+
+def _backbone_row(reader: FeatureReader, name: str) -> list[str]:
+    info = reader.backbones[name]
+    videos = sum(reader.has(video, name) for video in reader.videos)
+    size = str(info.preprocessing.get("size", ""))
+    made_by = [info.pooling, size, info.weights, info.weights_sha256[:12]]
+    return [name, str(info.dim), info.dtype, *made_by, f"{videos}/{len(reader.videos)}"]
+
+
+def _split_rows(reader: FeatureReader) -> list[list[str]]:
+    counts: dict[str, np.ndarray] = {}
+    for video in reader.videos:
+        labels = reader.labels(video)
+        valid = reader.valid(video)
+        labelled = [0] * len(TASKS)
+        if labels is not None:
+            labelled = [int((~np.isnan(labels[:, task.columns])).any(1).sum()) for task in TASKS.values()]
+        row = np.array([1, len(valid), int((~valid).sum()), *labelled])
+        split = reader.split(video) or "none"
+        counts[split] = counts.get(split, 0) + row
+    order = [split for split in (*SPLITS, "none") if split in counts]
+    return [[split, *(f"{count:,}" for count in counts[split])] for split in order]
