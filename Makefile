@@ -37,14 +37,16 @@ RUNS    := $(addprefix $(OUT)/runs/,$(HEADS))
 SCORES  := $(addsuffix /scores.json,$(RUNS))
 AVERAGE := $(OUT)/runs/average
 REPORT  := $(OUT)/report.html
+RESULTS := $(OUT)/results.md
 
-.PHONY: help all test bench clean
+.PHONY: help all results test bench clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
 help:
 	@echo "make all     frames -> features -> heads -> scores and report (demo data unless DATA is given)"
 	@echo "             make all DATA=/path/to/cropped_aligned ANNOTATIONS=/path WEIGHTS=/path"
+	@echo "make results every model with three seeds, smoothed, and their ensemble, as one table"
 	@echo "make test    the tests"
 	@echo "make bench   the benchmarks, as tables of ratios"
 	@echo "make clean   removes out/ (the environment in $(VENV) stays)"
@@ -52,6 +54,9 @@ help:
 all: $(REPORT)
 	@$(BIN)/abaw-seq evaluate $(RUNS) $(AVERAGE) --summary --constant --title "Validation scores"
 	@echo "report: $(REPORT)"
+
+results: $(RESULTS)
+	@cat $(RESULTS)
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -96,3 +101,9 @@ $(AVERAGE)/scores.json: $(SCORES)
 
 $(REPORT): $(SCORES) $(AVERAGE)/scores.json
 	$(BIN)/abaw-seq report $(AVERAGE) $(RUNS) --frames $(VIDEOS) -o $(OUT)
+
+# The comparison of all models over seeds. Members that are finished are not trained again.
+$(RESULTS): $(wildcard $(CONFIGS)/*.yaml) $(FEATS)
+	@if [ -e $@ ]; then rm -rf $(OUT)/results; fi
+	$(BIN)/abaw-seq ensemble --config $(CONFIGS)/ensemble.yaml --feats $(FEATS) --run $(OUT)/results > /dev/null
+	cp $(OUT)/results/results.md $@

@@ -120,7 +120,7 @@ def prepare_encoders(
     }
 
 
-def describe(backbone: LoadedBackbone, dtype: str) -> BackboneInfo:
+def describe(backbone: LoadedBackbone, *, dtype: str, precision: str) -> BackboneInfo:
     """The backbone as feature files describe it."""
     return BackboneInfo(
         dim=backbone.dim,
@@ -131,6 +131,7 @@ def describe(backbone: LoadedBackbone, dtype: str) -> BackboneInfo:
         pooling=backbone.spec.pooling,
         dtype=dtype,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        precision=precision,
     )
 
 

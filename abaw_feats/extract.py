@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
@@ -80,14 +80,16 @@ def extract(
         loaded = load_backbones(backbones, weights or {})
 
         # What is left to do, and which of it is this process's share
-        plan = world.share(lambda: make_plan(sources, loaded, spool, dtype=dtype, processes=world.size))
+        precision = settled_precision(precision, finished_files(spool), loaded, target)
+        plan = world.share(
+            lambda: make_plan(sources, loaded, spool, dtype=dtype, precision=precision, processes=world.size)
+        )
         share = plan.shares[world.rank]
         frames = sum(video.frame_count for group in share.values() for video in group)
 
         # Read, decode, compute and write, all at the same time, each a few batches ahead of the next
         encoders = {}
         if share:
-            precision = find_precision(precision, target)
             encoders = prepare_encoders(loaded, device=target, precision=precision, rows=batch_size)
         shown = progress("extract", frames, "frames") if share and world.is_first else nullcontext(lambda *_: None)
         with (
@@ -137,6 +139,7 @@ def make_plan(
     spool: Spool,
     *,
     dtype: str | None,
+    precision: str,
     processes: int,
 ) -> Plan:
     """Compare what was asked for with what the output and its spool hold.
@@ -146,7 +149,11 @@ def make_plan(
     there = Holdings(finished_files(spool))
     known = there.backbones()
     infos = {
-        name: describe(backbone, dtype or (known[name].dtype if name in known else "float16"))
+        name: describe(
+            backbone,
+            dtype=dtype or (known[name].dtype if name in known else "float16"),
+            precision=precision,
+        )
         for name, backbone in loaded.items()
     }
     merge_backbones({**there.by_file, "this command": infos})
@@ -168,6 +175,16 @@ def make_plan(
             share.setdefault(missing, []).append(video)
         shares.append(share)
     return Plan(infos, shares, changed)
+
+
+def settled_precision(asked: str, files: Sequence[Path], loaded: Iterable[str], device: torch.device) -> str:
+    """The precision to compute in; `auto` goes on in the one that the file's features have already."""
+    if asked == "auto":
+        known = Holdings(files).backbones()
+        stored = {known[name].precision for name in loaded if name in known}
+        if len(stored) == 1:
+            return stored.pop()
+    return find_precision(asked, device)
 
 
 def finished_files(spool: Spool) -> list[Path]:

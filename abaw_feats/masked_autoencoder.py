@@ -129,8 +129,9 @@ class MaskedAutoencoder(nn.Module):
         """Mean over the hidden patches of the batch; mask: (batch, patches), 1 = hidden."""
         target = patchify(images, self.patch)
         if self.normalise_target:
-            variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
-            target = (target - mean) / (variance + 1e-6).sqrt()
+            target = target - target.mean(dim=-1, keepdim=True)
+            variance = target.square().sum(dim=-1, keepdim=True) / (target.shape[-1] - 1)
+            target = target * (variance + 1e-6).rsqrt()
         error = F.mse_loss(predicted.float(), target.float(), reduction="none").mean(dim=-1)
         return (error * mask).sum() / mask.sum()
 

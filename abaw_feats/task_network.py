@@ -13,6 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from abaw_feats.backbones import BackboneSpec, build, load, spec_from_dict, spec_to_dict
+from abaw_feats.quick_prelu import use_quick_prelu
 from abaw_seq.config import from_dict, to_dict
 from abaw_seq.errors import UserError
 
@@ -119,6 +120,7 @@ def suit_device(module: nn.Module, device: torch.device) -> nn.Module:
             # Fused attention loses on the CPU for the few tokens of an image, above all backwards.
             if hasattr(part, "fused_attn"):
                 part.fused_attn = False
+        use_quick_prelu(module)
     if any(isinstance(part, nn.Conv2d) and part.kernel_size == (3, 3) for part in module.modules()):
         module = module.to(memory_format=torch.channels_last)
     return module.to(device)

@@ -112,7 +112,8 @@ def _plain_faces(courses: list[Course]) -> list[Video]:
         cover = (person.glasses is not None) + 2 * person.beard + (person.style in ("fringe", "curly"))
         return float(cover - np.mean(person.skin))
 
-    return sorted((video for _, _, video in courses), key=hidden)[:2]
+    people = {plan.person: video for plan, _, video in courses}
+    return sorted(people.values(), key=hidden)[:2]
 
 
 def _develop(picture: np.ndarray) -> Image.Image:
@@ -140,20 +141,20 @@ def _draw_expressions(sheet: _Sheet, faces: Path, courses: list[Course]) -> None
 
 
 def _clearest(courses: list[Course], expression: int) -> list[tuple[VideoPlan, SlowStates, int]]:
-    """For each video with this expression its least disturbed, most typical frame, best first."""
+    """For each person with this expression the least disturbed, most typical frame, best first."""
     typical = au_probabilities()[expression]
-    found = []
+    best: dict[int, tuple[float, int, VideoPlan, SlowStates]] = {}
     for plan, states, video in courses:
         seen = video.seen
-        disturbance = np.abs(seen.au - states.au).sum(1) + 3 * (seen.occluded > 0) + 2 * seen.blink
-        disturbance = disturbance + np.abs(states.au - typical).sum(1)
-        disturbance = disturbance + seen.blur.sum(1) + np.abs(seen.turn).sum(1) / 8
-        disturbance = disturbance + 9 * np.abs(np.log(seen.gain)).sum(1) + 9 * (seen.quality < 1)
-        disturbance = np.where(states.expression == expression, disturbance, np.inf)
-        best = int(disturbance.argmin())
-        if np.isfinite(disturbance[best]):
-            found.append((float(disturbance[best]), plan, states, best))
-    return [(plan, states, best) for _, plan, states, best in sorted(found, key=lambda entry: entry[0])]
+        score = np.abs(seen.au - states.au).sum(1) + np.abs(states.au - typical).sum(1)
+        score = score + 3 * (seen.occluded > 0) + 2 * seen.blink + np.abs(seen.turn).sum(1) / 8
+        score = score + seen.blur.sum(1) + 9 * np.abs(np.log(seen.gain)).sum(1) + 9 * (seen.quality < 1)
+        score = np.where(states.expression == expression, score, np.inf)
+        k = int(score.argmin())
+        if score[k] < best.get(plan.person, (np.inf,))[0]:
+            best[plan.person] = (float(score[k]), k, plan, states)
+    ordered = sorted(best.values(), key=lambda entry: entry[0])
+    return [(plan, states, k) for _, k, plan, states in ordered]
 
 
 def _draw_strips(sheet: _Sheet, faces: Path, courses: list[Course]) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +116,7 @@ def _render_all(folder, plans, states, nuisance, seed, advance, processes) -> No
             _report(advance, render_video(*job), job[1])
         return
     jobs.sort(key=lambda job: -job[1].rows)  # long videos first, so that all processes end together
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         running = {pool.submit(render_video, *job): job[1] for job in jobs}
         try:
             for done in as_completed(running):
@@ -123,6 +124,16 @@ def _render_all(folder, plans, states, nuisance, seed, advance, processes) -> No
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """Make this worker stop when the process that started it is killed and cannot tell it to."""
+
+    def wait() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _report(advance: Advance | None, written: int, plan: VideoPlan) -> None:

@@ -25,8 +25,8 @@ class Nuisance:
     """
 
     memory: float = 0.07  # seconds over which a fast disturbance holds
-    resting: float = 1.0  # how far faces at rest depart from the average face
-    spoiled: float = 0.40  # share of frames that show next to nothing: dark, glare, defocus, motion, glitch
+    resting: float = 0.6  # how far faces at rest depart from the average face
+    spoiled: float = 0.50  # share of frames that show next to nothing: dark, glare, defocus, motion, glitch
     lapse: float = 0.10  # share of frames in which the whole expression has relaxed for a moment
     drop: float = 0.05  # share of frames in which a single action unit has relaxed
     jitter: float = 0.08  # deviation of each action unit's intensity
@@ -100,16 +100,16 @@ def _picture_quality(rng: np.random.Generator, fast: _Fast, nuisance: Nuisance) 
     dark, glare, defocus, motion, glitch = (kind == k for k in range(5))
     level, tint = rng.random(total)[events], rng.standard_normal((total, 3))[events]
     gain = np.exp(nuisance.flicker * fast.noise()).clip(0.6, 1.5)
-    gain = np.where(dark, 0.05 + 0.08 * level, gain)
-    gain = np.where(glare, 3.0 + 2.5 * level, gain)
-    blur = np.where(defocus, 5.0 + 3.0 * level, 0.0)[:, None] * np.ones(2)
+    gain = np.where(dark, 0.02 + 0.04 * level, gain)
+    gain = np.where(glare, 6.0 + 4.0 * level, gain)
+    blur = np.where(defocus, 8.0 + 4.0 * level, 0.0)[:, None] * np.ones(2)
     upright = (rng.random(total)[events] < 0.4)[:, None] == np.array((False, True))
-    blur = np.where(motion[:, None], np.where(upright, 9.0 + 4.0 * level[:, None], 1.0), blur)
+    blur = np.where(motion[:, None], np.where(upright, 14.0 + 5.0 * level[:, None], 2.0), blur)
     return {
-        "gain": gain[:, None] * np.exp(np.where(events > 0, 0.22, 0.02)[:, None] * tint),
+        "gain": gain[:, None] * np.exp(np.where(events > 0, 0.16, 0.03)[:, None] * tint),
         "blur": blur,
         "noise": np.where(dark, 0.05, nuisance.noise) * rng.uniform(0.6, 1.2, count),
-        "quality": np.where(glitch, 0.02 + 0.04 * level, 1.0),
+        "quality": np.where(glitch, 0.01 + 0.01 * level, 1.0),
     }
 
 

@@ -2,7 +2,7 @@
 
 /                                  attrs: format, version, tool
 /backbones/<backbone>              attrs: dim, arch, weights, weights_sha256, preprocessing (JSON),
-                                   pooling, dtype, created
+                                   pooling, dtype, created, precision (opt.)
 /videos/<video>                    attrs: source, split (opt.), fps (opt.), frame_count (opt.)
 /videos/<video>/frames             int32 [N], rising, 1-based
 /videos/<video>/valid              bool [N], false: the frame could not be read, its features are zero
@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,10 @@ CHUNK_ROWS = 256
 
 @dataclass(frozen=True)
 class BackboneInfo:
-    """How the features of one backbone were made; two files agree when `identity` does."""
+    """How the features of one backbone were made; two files agree when `identity` does.
+
+    `precision` is what was computed in (fp32, bf16, fp16); `dtype` is what is stored.
+    """
 
     dim: int
     arch: str
@@ -44,10 +47,11 @@ class BackboneInfo:
     pooling: str
     dtype: str
     created: str
+    precision: str = "fp32"
 
     @property
     def identity(self) -> tuple:
-        """What must be equal for features to be exchangeable: all but the file name and the date."""
+        """What must be equal for features to be exchangeable: all but file name, date and precision."""
         settings = json.dumps(self.preprocessing, sort_keys=True)
         return (self.dim, self.arch, self.weights_sha256, settings, self.pooling, self.dtype)
 
@@ -197,10 +201,10 @@ class FeatureReader:
 
     def _backbone(self, name: str) -> BackboneInfo:
         attributes = self._file["backbones"][name].attrs
-        for key in BackboneInfo.__dataclass_fields__:
-            if key not in attributes:
+        for key, field_ in BackboneInfo.__dataclass_fields__.items():
+            if key not in attributes and field_.default is MISSING:
                 raise UserError(f"{self.path}: backbone {name}: attribute {key} is missing")
-        values = {key: attributes[key] for key in BackboneInfo.__dataclass_fields__}
+        values = {key: attributes[key] for key in BackboneInfo.__dataclass_fields__ if key in attributes}
         values["dim"] = int(values["dim"])
         values["preprocessing"] = json.loads(values["preprocessing"])
         return BackboneInfo(**values)

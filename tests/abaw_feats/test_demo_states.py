@@ -50,6 +50,20 @@ def test_names_come_in_the_three_families_with_one_pair(drawn):
     assert pair == {"train"}
 
 
+def test_a_person_shows_most_expressions_and_stays_in_one_split(drawn):
+    shown: dict[int, set[int]] = {}
+    splits: dict[int, set[str]] = {}
+    for plan in drawn[0]:
+        shown.setdefault(plan.person, set()).update(plan.parts)
+        splits.setdefault(plan.person, set()).add(plan.split)
+    assert all(len(split) == 1 for split in splits.values())
+    people = {split: [p for p, found in splits.items() if found == {split}] for split in ("train", "val", "test")}
+    assert {split: len(members) for split, members in people.items()} == {"train": 8, "val": 4, "test": 2}
+    assert all(len(shown[person]) >= 7 for person in people["train"])
+    left, right = (next(p for p in drawn[0] if p.name.endswith(end)) for end in ("_left", "_right"))
+    assert left.person != right.person and left.scene == right.scene
+
+
 def test_every_expression_can_be_learned_and_scored(by_split):
     for split, videos in (("train", 6), ("val", 2)):
         labelled = [entry[2][:, 2] for entry in by_split[split]]

@@ -280,7 +280,7 @@ def _type_the_command(arguments, errors):
     torch.set_num_threads(1)
     sys.stderr = open(errors, "w", buffering=1)
     encode = Encoder.encode
-    engine.Encoder.encode = lambda self, *args: time.sleep(0.2) or encode(self, *args)
+    engine.Encoder.encode = lambda self, *args: time.sleep(0.05) or encode(self, *args)
     command(arguments)
 
 
@@ -307,11 +307,11 @@ def test_ctrl_c_ends_with_one_line_and_keeps_finished_videos(root, networks, who
 
 def test_killed_at_thirty_random_moments_the_file_ends_equal_to_an_uninterrupted_run(networks, tmp_path):
     root = tmp_path / "videos"
-    for seed in range(8):
-        write_frames(root / f"v{seed}", range(1, 4 + seed), seed=seed, size=(16, 16))
+    for seed in range(6):
+        write_frames(root / f"v{seed}", range(1, 3 + 2 * seed), seed=seed, size=(16, 16))
 
     def start(out):
-        process = SERVER.Process(target=_extract_slowly, args=(out, root, networks))
+        process = SERVER.Process(target=_extract_slowly, args=(out, root, networks[:1]))
         process.start()
         return process
 
@@ -321,7 +321,7 @@ def test_killed_at_thirty_random_moments_the_file_ends_equal_to_an_uninterrupted
     process.join()
     seconds = time.monotonic() - begun
     uninterrupted = read(tmp_path / "whole.h5")
-    assert process.exitcode == 0 and len(uninterrupted) == 8
+    assert process.exitcode == 0 and len(uninterrupted) == 6
 
     out, rng, kills, ends = tmp_path / "feats.h5", random.Random(0), 0, 0
     finished: set[str] = set()

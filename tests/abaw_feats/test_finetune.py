@@ -84,7 +84,9 @@ def test_learns_what_can_be_seen_and_keeps_the_best_epoch(run):
     ],
 )
 def test_any_backbone_trains_and_the_result_is_one(backbone, dim, changes, faces, tmp_path):
-    out = train({"backbone": backbone, "epochs": 2, "batch_size": 64, "base_lr": 4e-3, **changes}, tmp_path / "r", faces)
+    out = train(
+        {"backbone": backbone, "epochs": 2, "batch_size": 64, "base_lr": 4e-3, **changes}, tmp_path / "r", faces
+    )
     loaded = load(find_spec(out))
     assert loaded.dim == dim
     assert len(history(out)) == 2
@@ -105,7 +107,14 @@ def test_weights_of_the_result_are_those_that_were_validated(run):
 def test_interrupted_and_resumed_equals_uninterrupted(faces, tmp_path, monkeypatch):
     import abaw_feats.finetune as program
 
-    changes = {"backbone": TINY_VIT, "epochs": 4, "ema": 0.8, "drop_path": 0.3, "head": {"dropout": 0.3}, "balance": 0.5}
+    changes = {
+        "backbone": TINY_VIT,
+        "epochs": 4,
+        "ema": 0.8,
+        "drop_path": 0.3,
+        "head": {"dropout": 0.3},
+        "balance": 0.5,
+    }
     whole = train(changes, tmp_path / "whole", faces)
     real, epochs = program.train_epoch, []
 
@@ -175,8 +184,12 @@ def test_missing_tasks_never_get_gradients():
             assert (size > 0) == (task == labelled), (task, labelled)
         assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
     network.zero_grad()
-    sum(task_losses(network(torch.randn(6, 1, 32, 32)), torch.full((6, 15), torch.nan), LossConfig()).values()).backward()
-    assert all(float(parameter.grad.abs().sum()) == 0 for parameter in network.parameters() if parameter.grad is not None)
+    sum(
+        task_losses(network(torch.randn(6, 1, 32, 32)), torch.full((6, 15), torch.nan), LossConfig()).values()
+    ).backward()
+    assert all(
+        float(parameter.grad.abs().sum()) == 0 for parameter in network.parameters() if parameter.grad is not None
+    )
 
 
 def test_sources_with_different_labels_are_mixed(tmp_path):
@@ -198,7 +211,9 @@ def test_sources_with_different_labels_are_mixed(tmp_path):
     assert [pool.share for pool in pools] == [1.0, 3.0]
 
     out = tmp_path / "run"
-    finetune(config(sources=[vars(s) for s in sources], tasks=["valence", "au"], epochs=1, batch_size=8), out, device="cpu")
+    finetune(
+        config(sources=[vars(s) for s in sources], tasks=["valence", "au"], epochs=1, batch_size=8), out, device="cpu"
+    )
     assert history(out)[0]["val"]["au"] is not None
     with pytest.raises(UserError, match="no training frame has a label for expression"):
         gather_frames(sources, ("valence", "au", "expression"))
@@ -255,7 +270,9 @@ def test_rates_fall_with_depth_and_follow_the_schedule():
     assert named["blocks.1.mlp.fc1.weight"] == 0.5
     assert named["blocks.0.attn.qkv.bias"] == 0.25
     assert named["patch_embed.proj.weight"] == named["pos_embed"] == 0.125
-    decays = {id(p): group["weight_decay"] for group in parameter_groups(encoder, weight_decay=0.1) for p in group["params"]}
+    decays = {
+        id(p): group["weight_decay"] for group in parameter_groups(encoder, weight_decay=0.1) for p in group["params"]
+    }
     undecayed = {name for name, p in encoder.named_parameters() if decays[id(p)] == 0}
     assert {"cls_token", "pos_embed", "blocks.0.norm1.weight", "blocks.0.attn.qkv.bias"} <= undecayed
     assert "blocks.0.attn.qkv.weight" not in undecayed

@@ -1,0 +1,155 @@
+"""Training encoders: images per second of the programs' steps beside forward and backward alone.
+
+Both use the demo's networks and settings and the same batch size, and run in turn within one process. The
+programs' steps gather uint8 images by row, change and normalise them, compute all losses, clip and update.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from abaw_feats import finetune, pretrain
+from abaw_feats.augment import training_views
+from abaw_feats.backbones import Preprocessing
+from abaw_feats.encoder_choice import encoder_spec
+from abaw_feats.finetune_config import FinetuneConfig
+from abaw_feats.frame_store import FrameStore
+from abaw_feats.image_index import ImageIndex
+from abaw_feats.masked_autoencoder import MaskedAutoencoder
+from abaw_feats.pretrain import PretrainConfig
+from abaw_feats.process_group import find_device
+from abaw_feats.sampling import Pool, batches
+from abaw_feats.schedule import autocast_dtype, parameter_groups
+from abaw_feats.task_network import TaskHeads, TaskNetwork, starting_encoder, suit_device
+from abaw_seq.config import load
+from abaw_seq.learn.losses import outputs_of, task_losses
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "demo"
+IMAGES = 512
+
+
+def run(steps: int = 8, rounds: int = 5) -> str:
+    """A Markdown table with one row per encoder of the demo."""
+    device = find_device("auto")
+    lines = [
+        f"### Training encoders on {device}, {torch.get_num_threads()} threads, {IMAGES} images of 112 x 112",
+        "",
+        "| encoder | batch | training step (images/s) | forward + backward alone (images/s) | step / bound |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    store = made_up_store(device)
+    for name, compare in (("mae", pretraining), ("iresnet", finetuning), ("densenet", finetuning)):
+        batch, ours, bare = compare(CONFIGS / f"{name}.yaml", store, device, steps)
+        ours(), bare()
+        seconds = [(_timed(ours, device), _timed(bare, device)) for _ in range(rounds)]
+        step, bound = (batch * steps / statistics.median(column) for column in zip(*seconds, strict=True))
+        ratio = statistics.median(alone / whole for whole, alone in seconds)
+        lines.append(f"| {name} | {batch} | {step:.0f} | {bound:.0f} | {ratio:.2f} |")
+    return "\n".join(lines)
+
+
+Comparison = tuple[int, Callable[[], object], Callable[[], object]]
+
+
+def made_up_store(device: torch.device) -> FrameStore:
+    """Noise instead of faces: the time does not depend on what an image shows."""
+    index = ImageIndex((), np.zeros(IMAGES, np.int32), np.arange(IMAGES, dtype=np.int32), ("",) * IMAGES)
+    pixels = torch.randint(0, 256, (IMAGES, 112, 112, 3), dtype=torch.uint8).to(device)
+    return FrameStore(index, (112, 112), pixels, np.ones(IMAGES, bool))
+
+
+def pretraining(path: Path, store: FrameStore, device: torch.device, steps: int) -> Comparison:
+    """(batch size, steps of pre-training, as many forward and backward passes)."""
+    config = load(PretrainConfig, path)
+    spec = encoder_spec(config.backbone)
+    torch.manual_seed(0)
+    model = MaskedAutoencoder(size=spec.preprocessing.size, decoder=config.decoder, **spec.options)
+    model = suit_device(model, device)
+    dtype = autocast_dtype(config.precision, device)
+    step = _program(pretrain.train_epoch, model, config, steps, device, dtype, mask_ratio=config.mask_ratio)
+    images, _ = _one_batch(store, config.batch_size, spec.preprocessing, config.augment)
+    noise = torch.rand(len(images), model.grid**2, device=device)
+    bare = copy.deepcopy(model)
+    return (
+        config.batch_size,
+        lambda: step(store, spec.preprocessing),
+        lambda: _forward_backward(bare, lambda: bare(images, noise), steps, device, dtype),
+    )
+
+
+def finetuning(path: Path, store: FrameStore, device: torch.device, steps: int) -> Comparison:
+    """The same for fine-tuning, with labels for all tasks."""
+    config = load(FinetuneConfig, path)
+    spec, encoder = starting_encoder(encoder_spec(config.backbone), "random", frozen=False)
+    widths = {task: outputs_of(task, config.loss) for task in config.tasks}
+    network = suit_device(TaskNetwork(encoder, TaskHeads(encoder.dim, widths, config.head)), device)
+    dtype = autocast_dtype(config.precision, device)
+    labels = torch.rand(IMAGES, 15, device=device).round()
+
+    def objective(outputs: dict[str, Tensor], rows: Tensor) -> Tensor:
+        losses = task_losses(outputs, labels[rows.to(device)], config.loss)
+        return torch.stack([sum(losses.values()), *losses.values()])
+
+    step = _program(
+        finetune.train_epoch, network, config, steps, device, dtype, objective=objective, average=network, decay=0.0
+    )
+    images, _ = _one_batch(store, config.batch_size, spec.preprocessing, config.augment)
+    bare = copy.deepcopy(network)
+
+    def forward() -> Tensor:
+        return sum(output.float().square().mean() for output in bare(images).values())
+
+    return (
+        config.batch_size,
+        lambda: step(store, spec.preprocessing),
+        lambda: _forward_backward(bare, forward, steps, device, dtype),
+    )
+
+
+def _program(train_epoch, module, config, steps, device, dtype, **settings) -> Callable[[FrameStore, Preprocessing], None]:
+    """The program's own epoch of `steps` updates on random rows."""
+    optimizer = torch.optim.AdamW(parameter_groups(module, weight_decay=config.weight_decay), fused=True)
+    scaler = torch.amp.GradScaler(device.type, enabled=False)
+    generator = torch.Generator().manual_seed(0)
+    module.train()
+
+    def step(store: FrameStore, preprocessing: Preprocessing) -> None:
+        rows = batches(
+            [Pool(torch.arange(IMAGES))], batch_size=config.batch_size, steps=steps, generator=generator
+        )  # fmt: skip
+        train_epoch(
+            module, store.batches(rows), preprocessing=preprocessing, changes=config.augment, optimizer=optimizer,
+            scaler=scaler, rates=[1e-6] * steps, accumulate=1, clip=config.clip, device=device, dtype=dtype,
+            generator=generator, advance=lambda count, note: None, label="", **settings,
+        )  # fmt: skip
+
+    return step
+
+
+def _one_batch(store: FrameStore, size: int, preprocessing: Preprocessing, changes) -> tuple[Tensor, Tensor]:
+    pixels, rows = next(iter(store.batches([torch.arange(size)])))
+    return training_views(pixels, preprocessing, changes, generator=torch.Generator().manual_seed(0)), rows
+
+
+def _forward_backward(module: nn.Module, loss: Callable[[], Tensor], steps: int, device, dtype) -> None:
+    for _ in range(steps):
+        module.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            value = loss()
+        value.backward()
+
+
+def _timed(work: Callable[[], object], device: torch.device) -> float:
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started

@@ -1,0 +1,212 @@
+"""Training: seconds per epoch and score beside the published loop, and beside the bare arithmetic.
+
+The corpus is made up: videos of log-normal length whose features are noisy projections of slowly moving
+labels. The three ways run in turn within one process, so that their ratios mean something on a machine
+whose speed drifts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from abaw_seq import config as configs
+from abaw_seq.data.corpus import Corpus
+from abaw_seq.data.feature_file import BackboneInfo
+from abaw_seq.learn.batches import Batch, training_batches
+from abaw_seq.learn.losses import outputs_of, task_losses
+from abaw_seq.learn.optim import build_optimizer
+from abaw_seq.learn.settings import TrainConfig
+from abaw_seq.learn.train import evaluate, selection_criterion, train, train_epoch
+from abaw_seq.learn.weighting import TaskWeighting
+from abaw_seq.models.frameworks import MultiTaskModel
+from tests.benchmarks.published_loop import PublishedResult, published_training
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "abaw4"
+KINDS = ("lstm", "gru", "transformer")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is made and trained; `small()` is a corpus on which scores can be compared in minutes."""
+
+    training: int = 40
+    validation: int = 12
+    shortest: int = 100
+    longest: int = 4000
+    features: int = 1622
+    noise: float = 12.0
+    rounds: int = 2
+    overrides: tuple[str, ...] = ()
+
+    @staticmethod
+    def small() -> Sizes:
+        changes = ("model.encoder.dim=64", "model.head=[64]", "optim.lr=1e-3", "epochs=10", "optim.constant=5")
+        return Sizes(24, 10, 60, 800, 64, 4.0, overrides=changes)
+
+
+def run(
+    kinds: tuple[str, ...] = KINDS,
+    speed: Sizes | None = None,
+    score: Sizes | None = None,
+    seeds: tuple[int, ...] = (0, 1, 2),
+) -> str:
+    """Two Markdown tables: seconds per epoch with the evaluation each does, and scores over seeds."""
+    return "\n\n".join([speed_table(kinds, speed or Sizes()), score_table(kinds, score or Sizes.small(), seeds)])
+
+
+def speed_table(kinds: tuple[str, ...], sizes: Sizes) -> str:
+    """Seconds per epoch: published loop, ours, and forward + backward + step of our batches alone."""
+    corpus = made_up_corpus(sizes)
+    frames = [sum(corpus.lengths[v] for v in corpus.in_split(split)) for split in ("train", "val")]
+    lines = [
+        f"### Training: {sizes.training} videos of {frames[0]:,} frames, {sizes.validation} validation videos of "
+        f"{frames[1]:,}, {sizes.features} features, CPU with {torch.get_num_threads()} threads, fp32",
+        "",
+        "| encoder | published: train / its evaluation / epoch (s) | ours: train / evaluate / epoch (s) | published / ours "
+        "| bare step (s) | bare / our training | computed on padding: published / ours |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for kind in kinds:
+        config = configs.load(TrainConfig, CONFIGS / f"{kind}.yaml", [*sizes.overrides, "epochs=1"])
+        rounds = [_one_round(config, corpus) for _ in range(sizes.rounds)]
+        median = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
+        reference = median["train"] + median["evaluate"]
+        ours = median["our train"] + median["our evaluate"]
+        lines.append(
+            f"| {kind} | {median['train']:.2f} / {median['evaluate']:.2f} / {reference:.2f} "
+            f"| {median['our train']:.2f} / {median['our evaluate']:.2f} / {ours:.2f} | {reference / ours:.1f} "
+            f"| {median['bare']:.2f} | {median['bare'] / median['our train']:.2f} "
+            f"| {median['padding']:.0%} / {median['our padding']:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def _one_round(config: TrainConfig, corpus: Corpus) -> dict[str, float]:
+    """One epoch of each, one after the other."""
+    reference: PublishedResult = published_training(config, corpus)
+    spent = reference.seconds[0]
+    ours = _our_epoch(config, corpus)
+    return {
+        "train": spent.train,
+        "evaluate": spent.evaluate_train + spent.evaluate_val,
+        "padding": 1 - spent.frames / spent.computed,
+        **ours,
+        "bare": _bare_epoch(config, corpus),
+    }
+
+
+def _fresh(config: TrainConfig, corpus: Corpus) -> tuple[MultiTaskModel, TaskWeighting, torch.optim.Optimizer]:
+    torch.manual_seed(config.seed)
+    model = MultiTaskModel(corpus.dim, config.model, {t: outputs_of(t, config.loss) for t in config.tasks})
+    weighting = TaskWeighting(config.tasks, config.weighting)
+    return model, weighting, build_optimizer(model, list(weighting.parameters()), config.optim)
+
+
+def _our_epoch(config: TrainConfig, corpus: Corpus) -> dict[str, float]:
+    model, weighting, optimizer = _fresh(config, corpus)
+    training, validation = corpus.in_split("train"), corpus.in_split("val")
+    truth = corpus.labels[corpus.rows(validation)].numpy()
+    started = time.perf_counter()
+    train_epoch(
+        model, weighting, corpus, training, config, rng=np.random.default_rng(0), epoch=0,
+        optimizer=optimizer, average=model, balance={},
+    )  # fmt: skip
+    trained = time.perf_counter()
+    evaluate(model, corpus, validation, truth, config)
+    done = time.perf_counter()
+    frames = sum(corpus.lengths[v] for v in training)
+    computed = sum(b.rows.numel() for b in _batches(config, corpus))
+    return {"our train": trained - started, "our evaluate": done - trained, "our padding": 1 - frames / computed}
+
+
+def _batches(config: TrainConfig, corpus: Corpus) -> list[Batch]:
+    return list(training_batches(corpus, corpus.in_split("train"), config.windows, np.random.default_rng(0)))
+
+
+def _bare_epoch(config: TrainConfig, corpus: Corpus) -> float:
+    """Forward, losses, backward and step of the same batches, gathered beforehand."""
+    model, weighting, optimizer = _fresh(config, corpus)
+    ready = [
+        (corpus.gather_features(b.rows), corpus.gather_labels(b.rows, b.used), b.used) for b in _batches(config, corpus)
+    ]
+    model.train()
+    started = time.perf_counter()
+    for features, labels, used in ready:
+        losses = task_losses(model(features, None, used).outputs, labels, config.loss)
+        optimizer.zero_grad(set_to_none=True)
+        weighting(torch.stack([losses[task] for task in config.tasks])).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
+        optimizer.step()
+    return time.perf_counter() - started
+
+
+def score_table(kinds: tuple[str, ...], sizes: Sizes, seeds: tuple[int, ...]) -> str:
+    """Best validation P_MTL of as many epochs with the same settings, over seeds."""
+    corpus = made_up_corpus(sizes)
+    lines = [
+        f"### Score after the same epochs with the same settings: {sizes.training} + {sizes.validation} videos, "
+        f"{sizes.features} features, {len(seeds)} seeds",
+        "",
+        "| encoder | published P_MTL | our P_MTL | difference | deviation over seeds |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for kind in kinds:
+        config = configs.load(TrainConfig, CONFIGS / f"{kind}.yaml", sizes.overrides)
+        published, ours = compare_scores(config, corpus, seeds)
+        deviation = max(statistics.stdev(published), statistics.stdev(ours)) if len(seeds) > 1 else 0.0
+        a, b = statistics.fmean(published), statistics.fmean(ours)
+        lines.append(f"| {kind} | {a:.3f} | {b:.3f} | {b - a:+.3f} | {deviation:.3f} |")
+    return "\n".join(lines)
+
+
+def compare_scores(config: TrainConfig, corpus: Corpus, seeds: tuple[int, ...]) -> tuple[list[float], list[float]]:
+    """Best validation scores of the published loop and of ours, by seed."""
+    published = [published_training(config, corpus, seed=seed).best for seed in seeds]
+    ours = []
+    for seed in seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            seeded = dataclasses.replace(config, seed=seed)
+            ours.append(selection_criterion(train(seeded, corpus, Path(folder), device=torch.device("cpu")).scores))
+    return published, ours
+
+
+def made_up_corpus(sizes: Sizes, seed: int = 0) -> Corpus:
+    """Slowly moving valence, arousal, expressions and units seen through noisy random projections."""
+    rng = np.random.default_rng(seed)
+    count = sizes.training + sizes.validation
+    middle = np.log(sizes.shortest * sizes.longest) / 2 - 0.3
+    lengths = np.clip(rng.lognormal(middle, 0.9, count), sizes.shortest, sizes.longest).astype(int)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    shared = rng.normal(size=(22, sizes.features)).astype(np.float32)
+    features = np.empty((offsets[-1], sizes.features), np.float16)
+    labels = np.empty((offsets[-1], 15), np.float32)
+    for a, b in zip(offsets[:-1], offsets[1:], strict=True):
+        position = np.arange(b - a)[:, None]
+        hidden = np.sin(position / rng.uniform(15, 120, 22) + rng.uniform(0, 6.3, 22)) + rng.normal(0, 0.5, 22)
+        labels[a:b, :2] = np.tanh(hidden[:, :2])
+        labels[a:b, 2] = hidden[:, 2:10].argmax(1)
+        labels[a:b, 3:] = hidden[:, 10:] > 0.4
+        noise = rng.standard_normal((b - a, sizes.features), np.float32) * sizes.noise
+        features[a:b] = hidden.astype(np.float32) @ shared + noise
+    for columns in (slice(0, 2), slice(2, 3), slice(3, 15)):
+        labels[rng.random(len(labels)) < 0.3, columns] = np.nan
+    info = BackboneInfo(sizes.features, "made up", "none", "0" * 64, {}, "none", "float16", "")
+    return Corpus(
+        features=torch.from_numpy(features),
+        labels=torch.from_numpy(labels),
+        frames=np.concatenate([np.arange(1, n + 1, dtype=np.int32) for n in lengths]),
+        names=tuple(f"video{k}" for k in range(count)),
+        splits=("train",) * sizes.training + ("val",) * sizes.validation,
+        offsets=offsets,
+        backbones={"made_up": slice(0, sizes.features)},
+        backbone_info={"made_up": info},
+    )
