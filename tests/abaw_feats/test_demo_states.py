@@ -112,8 +112,8 @@ def test_valence_and_arousal(by_split):
 def test_labels_are_slow(by_split):
     videos = [entry[3] for split in ("train", "val") for entry in by_split[split]]
     before, after = (np.concatenate([video[part, 0] for video in videos]) for part in (slice(None, -1), slice(1, None)))
-    assert np.corrcoef(before, after)[0, 1] == pytest.approx(0.975, abs=0.015)
-    assert np.abs(after - before).mean() == pytest.approx(0.04, abs=0.015)
+    assert np.corrcoef(before, after)[0, 1] == pytest.approx(0.975, abs=0.02)
+    assert np.abs(after - before).mean() == pytest.approx(0.04, abs=0.02)
     runs = np.concatenate([
         np.diff(np.flatnonzero(np.diff(video[:, 2], prepend=-1, append=-1))) for video in videos
     ])  # fmt: skip
@@ -136,7 +136,7 @@ def test_gaps_between_kept_frames(by_split):
     gaps = np.concatenate([np.diff(frames) for frames in videos])
     assert min(frames[0] for frames in videos) >= 1 and gaps.min() == 1
     quantiles = np.quantile(gaps, (0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99))
-    np.testing.assert_allclose(quantiles, (1, 2, 4, 8, 17, 29, 79), rtol=0.15, atol=1)
+    np.testing.assert_allclose(quantiles, (1, 2, 4, 8, 17, 29, 79), rtol=0.2, atol=1)
     assert (gaps == 1).mean() == pytest.approx(0.186, abs=0.02)
     assert 200 < gaps.max() <= 543
     kept = sum(map(len, videos)) / sum(frames[-1] for frames in videos)

@@ -89,7 +89,7 @@ def test_backbones_are_loaded_by_name_or_path(tmp_path):
         "tiny": "random:0",
         "grey": "random:3",
     }
-    info = describe(loaded["tiny"], "float32")
+    info = describe(loaded["tiny"], dtype="float32", precision="fp32")
     assert (info.dim, info.arch, info.dtype, info.preprocessing["size"]) == (16, "vit", "float32", 32)
     assert len(info.weights_sha256) == 64
 

@@ -43,7 +43,7 @@ def test_layout_is_the_contract(tmp_path):
         assert file.attrs["tool"].startswith("abaw ")
         backbone = file["backbones/toy"].attrs
         assert set(backbone) == {
-            "dim", "arch", "weights", "weights_sha256", "preprocessing", "pooling", "dtype", "created"
+            "dim", "arch", "weights", "weights_sha256", "preprocessing", "pooling", "dtype", "created", "precision"
         }  # fmt: skip
         assert json.loads(backbone["preprocessing"]) == {"size": 8}
         video = file["videos/1-30-640x360"]
