@@ -10,6 +10,8 @@ ratios, not rates, between runs.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import platform
 import statistics
@@ -36,6 +38,13 @@ from abaw_feats.spool import SpoolWriter, locked_spool
 
 BACKBONES = ("mae", "iresnet100", "densenet")
 TINY = "name: tiny\nlike: mae\noptions: {patch: 16, width: 16, depth: 1, heads: 1}\npreprocessing: {size: 32}\n"
+
+
+def run() -> str:
+    """The tables of a full run, as Markdown."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        main([])
+    return printed.getvalue().strip()
 
 
 def main(arguments: list[str] | None = None) -> None:
