@@ -153,7 +153,7 @@ def stages_table(scratch: Path, *, frames: int) -> None:
     decode = rate(frames, lambda: [decode_image(data) for data in contents])
     batches = list(engine.load_batches(list_videos([folder]), batch_size=64, workers=1))
     loaded = load(find_spec("iresnet18"), "random")
-    info = describe(loaded, "float16")
+    info = describe(loaded, dtype="float16", precision="fp32")
     values = np.random.default_rng(0).random((64, info.dim)).astype(np.float16)
     with locked_spool(scratch / "stages.h5") as spool:
         writer = SpoolWriter(spool, {"iresnet18": info})
