@@ -75,20 +75,23 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all]"
 	@touch $@
 
-# Demo data and the encoders that are trained on it.
+# Demo data and the encoders that are trained on it. What is finished, but of other settings, is made again.
 $(OUT)/data/contact_sheet.png: | $(READY)
 	@mkdir -p $(OUT)
 	$(BIN)/abaw-feats demo $(OUT)/data
 
 $(OUT)/encoders/mae/backbone.yaml: configs/demo/mae.yaml $(DEMO) | $(READY)
+	@if [ -e $@ ]; then rm -r $(@D); fi
 	$(BIN)/abaw-feats pretrain --config $< --videos $(VIDEOS) --out $(@D) --resume
 
 $(OUT)/encoders/%/backbone.yaml: configs/demo/%.yaml $(DEMO) | $(READY)
+	@if [ -e $@ ]; then rm -r $(@D); fi
 	$(BIN)/abaw-feats finetune --config $< --videos $(VIDEOS) --annotations $(ANNOTATIONS) --out $(@D) --resume
 
-# Stage 1: one pass over the frames for all backbones.
+# Stage 1: one pass over the frames for all backbones. Features of encoders that have changed are made again.
 $(FEATS): $(ENCODERS) $(DEMO) | $(READY)
 	@mkdir -p $(OUT)
+	@$(if $(ENCODERS),rm -f $@)
 	$(BIN)/abaw-extract $(addprefix --backbone ,$(BACKBONES)) --videos $(VIDEOS) --annotations $(ANNOTATIONS) -o $@
 
 # Stage 2: heads on the cached sequences. A finished run whose inputs have changed is made again.

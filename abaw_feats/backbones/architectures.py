@@ -44,7 +44,7 @@ def _build_iresnet(spec: BackboneSpec) -> nn.Module:
 
 
 def _build_densenet(spec: BackboneSpec) -> nn.Module:
-    return densenet.DenseNet(**spec.options)
+    return densenet.DenseNet(pooling=spec.pooling, **spec.options)
 
 
 def _as_they_are(spec: BackboneSpec, state: State, beside: list[str]) -> tuple[BackboneSpec, State]:
@@ -68,7 +68,7 @@ ARCHITECTURES = {
     ),
     "densenet": Architecture(
         build=_build_densenet,
-        poolings=("gap",),
+        poolings=tuple(densenet.POOLINGS),
         options=("blocks", "growth", "classes"),
         adapt=_old_dense_names,
         may_be_left=densenet.MAY_BE_LEFT,

@@ -17,6 +17,9 @@ from abaw_feats.backbones.checkpoint import State
 BN_EPS = 1e-5
 BOTTLENECK = 4
 MAY_BE_LEFT = (r"classifier\..*",)
+# Cells per side that are averaged separately. One, as published, forgets where on the face something
+# was; small networks that have to learn in minutes need to know.
+POOLINGS = {"gap": 1, "grid2": 2, "grid4": 4}
 
 
 class DenseLayer(nn.Module):
@@ -50,14 +53,17 @@ class Transition(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """A stride-2 stem, dense blocks with transitions between them, ReLU and global average pooling.
+    """A stride-2 stem, dense blocks with transitions between them, ReLU and average pooling.
 
     blocks   layers per dense block
     growth   maps each layer adds; the stem has twice as many
+    pooling  one of POOLINGS; `dim` grows with the number of cells
     classes  width of the expression classifier that public checkpoints carry; 0 leaves it out
     """
 
-    def __init__(self, *, blocks: tuple[int, ...] = (16, 16, 16), growth: int = 12, classes: int = 0):
+    def __init__(
+        self, *, blocks: tuple[int, ...] = (16, 16, 16), growth: int = 12, classes: int = 0, pooling: str = "gap"
+    ):
         super().__init__()
         maps = 2 * growth
         self.features = nn.Sequential()
@@ -72,15 +78,17 @@ class DenseNet(nn.Module):
                 self.features.add_module(f"transition{k}", Transition(maps))
                 maps //= 2
         self.features.add_module(f"norm{len(blocks)}", nn.BatchNorm2d(maps, eps=BN_EPS))
-        self.classifier = nn.Linear(maps, classes) if classes else None
-        self.dim = maps
+        self.cells = POOLINGS[pooling]
+        self.dim = maps * self.cells**2
+        self.classifier = nn.Linear(self.dim, classes) if classes else None
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # x: (batch, 1, height, width) -> (batch, dim)
-        return F.relu(self.features(x)).mean(dim=(2, 3))
+        maps = F.relu(self.features(x))
+        return maps.mean(dim=(2, 3)) if self.cells == 1 else F.adaptive_avg_pool2d(maps, self.cells).flatten(1)
 
 
 def rename_old_keys(state: State) -> State:

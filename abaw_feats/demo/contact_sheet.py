@@ -84,7 +84,7 @@ class _Sheet:
         self.image.paste(picture, (round(x), round(y)))
 
     def save(self, target: Path) -> None:
-        self.image.crop((0, 0, WIDTH, self.top + MARGIN)).save(target, optimize=True)
+        self.image.crop((0, 0, WIDTH, self.top + MARGIN)).save(target)
 
 
 def _draw_units(sheet: _Sheet, courses: list[Course]) -> None:

@@ -26,7 +26,7 @@ class Nuisance:
 
     memory: float = 0.07  # seconds over which a fast disturbance holds
     resting: float = 0.6  # how far faces at rest depart from the average face
-    spoiled: float = 0.50  # share of frames that show next to nothing: dark, glare, defocus, motion, glitch
+    spoiled: float = 0.55  # share of frames that show next to nothing: dark, glare, defocus, motion, glitch
     lapse: float = 0.10  # share of frames in which the whole expression has relaxed for a moment
     drop: float = 0.05  # share of frames in which a single action unit has relaxed
     jitter: float = 0.08  # deviation of each action unit's intensity

@@ -44,6 +44,24 @@ def test_aliases():
     assert find_spec("densenet").options == find_spec("densenet100bc").options
 
 
+def test_densenet_averages_over_cells():
+    images = torch.rand(2, 1, 64, 64)
+    options = {"blocks": [1, 1, 1], "growth": 4}
+    whole, cells = (
+        build(variant("densenet", options=options)),
+        build(variant("densenet", options=options, pooling="grid4")),
+    )
+    cells.load_state_dict(whole.state_dict())
+    with torch.no_grad():
+        found = cells.eval()(images)
+        assert found.shape == (2, cells.dim) and cells.dim == 16 * whole.dim
+        torch.testing.assert_close(found.view(2, whole.dim, 16).mean(2), whole.eval()(images))
+        upper = cells(torch.cat([images[:, :, :32], torch.zeros(2, 1, 32, 64)], 2)).view(2, whole.dim, 4, 4)
+    torch.testing.assert_close(upper[:, :, 0], found.view(2, whole.dim, 4, 4)[:, :, 0])
+    with pytest.raises(UserError, match="unknown pooling 'grid3' of densenet; there are gap, grid2, grid4"):
+        build(variant("densenet", pooling="grid3"))
+
+
 def test_densenet_sizes():
     with_classifier = on_meta(variant("densenet", options={"classes": 8}))
     assert sum(value.numel() for value in with_classifier.parameters()) == 768_044
