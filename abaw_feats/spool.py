@@ -252,6 +252,9 @@ def _lock(spool: Spool) -> int:
     while True:
         try:
             spool.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{spool.folder}: {error.strerror}; choose another output") from None
+        try:
             handle = os.open(spool.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         except FileNotFoundError:
             continue  # the process before us has just removed the folder
