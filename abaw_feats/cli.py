@@ -174,14 +174,16 @@ def finetune(config, videos, annotations, out, overrides, resume, device):
 def backbones():
     """List the backbones: size, input, cost per frame and where their weights are."""
     require_feats()
-    from abaw_feats.backbones import describe_backbones
+    from abaw_feats.backbones import ALIASES, describe_backbones
 
-    header = ["backbone", "input", "features", "pooling", "weights (M)", "GFLOP", "weights found", "licence"]
+    also = {name: f" = {alias}" for alias, name in ALIASES.items()}
+    header = ["backbone", "input", "features", "pooling", "million weights", "GFLOP", "weights found", "licence"]
     rows = []
     for row in describe_backbones():
         sizes = [str(row.size), str(row.dim), row.pooling, f"{row.parameters / 1e6:.1f}", f"{row.gflops:.1f}"]
-        rows.append([row.name, *sizes, row.weights, row.licence])
+        rows.append([row.name + also.get(row.name, ""), *sizes, row.weights, row.licence])
     print_table("Backbones", header, rows)
+    click.echo("--backbone takes one of these, timm:<model>, a YAML file, or the folder of a pretrain or finetune run")
 
 
 @main.command()

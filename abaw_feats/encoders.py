@@ -19,6 +19,7 @@ from abaw_seq.errors import AbawError, UserError
 from abaw_seq.terminal import say
 
 CPU_ROWS = 8
+CPU_BATCHES = 4  # of so many rows that are decoded and written at once: threads change less often
 GPU_ROWS = 256
 Images = list[tuple[np.ndarray, Tensor]]
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -38,15 +39,18 @@ class Encoder:
     rows: int
 
     @torch.inference_mode()
-    def encode(self, images: Images, capacity: int) -> Tensor:
-        """Features float32 (capacity, dim) of a batch's images; rows without an image hold what zeros give.
+    def encode(self, images: Images, capacity: int, used: int | None = None) -> Tensor:
+        """Features float32 (n, dim) of a batch's images; rows without an image hold what zeros give.
 
+        n is `capacity`, or at least `used` if only the first so many rows are wanted: the network always
+        computes on equal numbers of rows, and on no more of them than that needs.
         images: [(rows int64 (n,) rising, pixels uint8 (n, height, width, 3) on the device)].
         """
+        wanted = capacity if used is None else max(used, 1)
         while True:
             rows = min(self.rows, capacity)
             try:
-                parts = [self.module(self._input(images, first, rows)) for first in range(0, capacity, rows)]
+                parts = [self.module(self._input(images, first, rows)) for first in range(0, wanted, rows)]
                 return torch.cat(parts)[:capacity].float()
             except torch.OutOfMemoryError:
                 if rows == 1:

@@ -19,6 +19,7 @@ import torch
 from abaw_feats.backbones import LoadedBackbone
 from abaw_feats.batches import Batch, load_batches
 from abaw_feats.encoders import (
+    CPU_BATCHES,
     DTYPES,
     Download,
     Encoder,
@@ -204,10 +205,10 @@ def encode_videos(
     uploads = torch.cuda.Stream(device) if on_gpu else None
     workers = decoding_threads(device)
     for names, videos in share.items():
-        rows = max(encoders[name].rows for name in names)
+        rows = max(encoders[name].rows for name in names) * (1 if on_gpu else CPU_BATCHES)
         for batch in load_batches(videos, batch_size=rows, workers=workers, pin_memory=on_gpu):
             images = upload(batch, device, uploads)
-            features = {name: encoders[name].encode(images, batch.capacity) for name in names}
+            features = {name: encoders[name].encode(images, batch.capacity, batch.rows) for name in names}
             yield batch, {name: Download(out, DTYPES[infos[name].dtype]) for name, out in features.items()}
 
 

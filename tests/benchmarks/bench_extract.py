@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
         return print_peak(options.peak)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     seconds = 1.5 if options.quick else 12
-    print(f"\n{hardware(device)}\n")
+    print(f"\n{hardware(device)}; {products(device)}\n")
     with tempfile.TemporaryDirectory() as folder, quiet():
         scratch = Path(folder)
         rounds = 1 if options.quick else options.rounds
@@ -78,8 +78,8 @@ def rates_table(scratch: Path, device: torch.device, encoders: list[str], *, sec
             module = prepare_for_inference(loaded.module, device=device, precision=precision)
             rows = CPU_ROWS if device.type == "cpu" else GPU_ROWS
             forward_bound(module, loaded, device, rows, 0.5)
-            count = int(forward_bound(module, loaded, device, rows, seconds / 4) * seconds)
-            frames = make_frames(scratch / f"{name}-{precision}", max(count, 2 * rows), videos=3)
+            batches = max(round(forward_bound(module, loaded, device, rows, seconds / 4) * seconds / rows), 2)
+            frames = make_frames(scratch / f"{name}-{precision}", batches * rows, videos=3)
             found: dict[str, list[float]] = {"plain": [], "bound": [], "whole": []}
             for _ in range(rounds):
                 found["plain"].append(plain_loop(loaded, device, frames, seconds / 2))
@@ -233,6 +233,22 @@ def hardware(device: torch.device) -> str:
     if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
         name = torch.cpu.get_capabilities().get("cpu_name", name)
     return f"{name}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def products(device: torch.device, side: int = 2048) -> str:
+    """How fast this machine multiplies: what a ratio between two precisions can be at most."""
+    found = []
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        a = torch.rand(side, side, device=device, dtype=dtype)
+        synchronise(device)
+        rates = []
+        for _ in range(8):
+            begun = time.perf_counter()
+            a @ a
+            synchronise(device)
+            rates.append(2 * side**3 / (time.perf_counter() - begun) / 1e9)
+        found.append(f"{max(rates):,.0f} GFLOP/s in {name}")
+    return f"matrix products of {side}: {', '.join(found)}"
 
 
 @contextmanager
