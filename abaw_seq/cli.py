@@ -24,6 +24,13 @@ labels_option = click.option(
     "--labels", type=PATH, multiple=True, help="Annotations, instead of those in the feature file."
 )
 raw_option = click.option("--raw", is_flag=True, help="Leave out the run's postprocess.yaml.")
+memory_option = click.option(
+    "--memory",
+    type=click.Choice(["auto", "device", "host", "file"]),
+    default="auto",
+    show_default=True,
+    help="Where the features are while training; auto: the first of device, host memory and file with room.",
+)
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 
 
@@ -43,8 +50,9 @@ def main() -> None:
 @click.option("--run", type=PATH, help="Run folder [default: runs/<config or encoder>].")
 @click.option("--resume", is_flag=True, help="Go on from the last whole epoch.")
 @labels_option
+@memory_option
 @device_option
-def train(feats, config_file, overrides, run, resume, labels, device) -> None:
+def train(feats, config_file, overrides, run, resume, labels, memory, device) -> None:
     """Train a multi-task head; validates each epoch and keeps the best."""
     from abaw_seq import config as configs
     from abaw_seq.learn.settings import TrainConfig
@@ -59,12 +67,12 @@ def train(feats, config_file, overrides, run, resume, labels, device) -> None:
     from abaw_seq.results.tables import print_scores
 
     device = _device(device)
-    corpus = _corpus(feats, settings.backbones or None, labels)
+    corpus = _corpus(feats, settings.backbones or None, labels, device, memory)
     result = train_run(settings, corpus, run, device=device, resume=resume)
     if not (videos := corpus.in_split("val")):
         say(f"{run}: no validation videos, so nothing was scored; the last epoch was kept")
         return
-    predictions = predict_corpus(result.model, settings, corpus.to(device), videos)
+    predictions = predict_corpus(result.model, settings, corpus, videos)
     scores = save_results(run, predictions, epoch=result.epoch)
     print_scores(f"{run}: validation, epoch {result.epoch}", {run.name: scores["untuned"]})
 
@@ -78,8 +86,9 @@ def train(feats, config_file, overrides, run, resume, labels, device) -> None:
 @click.option("--resume", is_flag=True, help="Pass over finished folds, go on with an interrupted one.")
 @click.option("--write-only", is_flag=True, help="Write folds.yaml and train nothing.")
 @labels_option
+@memory_option
 @device_option
-def crossval(feats, config_file, overrides, folds, run, resume, write_only, labels, device) -> None:
+def crossval(feats, config_file, overrides, folds, run, resume, write_only, labels, memory, device) -> None:
     """Train the official split and K folds by source video; scores of each and of all together."""
     from abaw_seq import config as configs
     from abaw_seq.data.folds import FOLD_HEADER, fold_rows
@@ -89,7 +98,7 @@ def crossval(feats, config_file, overrides, folds, run, resume, write_only, labe
     from abaw_seq.terminal import print_table
 
     settings, device = configs.load(TrainConfig, config_file, overrides), _device(device)
-    corpus = _corpus(feats, settings.backbones or None, labels)
+    corpus = _corpus(feats, settings.backbones or None, labels, device, memory)
     chosen = choose_folds(corpus, folds)
     print_table("Folds", FOLD_HEADER, fold_rows(chosen, corpus.video_labels()))
     if write_only:
@@ -150,14 +159,12 @@ def predict(run, feats, output, raw, checkpoint, device) -> None:
     """
     from abaw_seq.results.joined_runs import predict_run
     from abaw_seq.results.postprocess import postprocessed
-    from abaw_seq.results.prediction_file import write_csv, write_predictions
+    from abaw_seq.results.prediction_file import write_groups
 
-    found = predict_run(run, list(feats), _device(device), checkpoint=checkpoint)
-    found = found if raw else postprocessed(run, found)
     stem = output.with_suffix("") if output.suffix in (".csv", ".h5") else output
-    write_predictions(stem.with_name(stem.name + ".h5"), found)
-    write_csv(stem.with_name(stem.name + ".csv"), found)
-    say(f"{sum(len(v.frames) for v in found.values())} frames of {len(found)} videos -> {stem}.csv, {stem}.h5")
+    found = predict_run(run, list(feats), _device(device), checkpoint=checkpoint)
+    frames, videos = write_groups(stem, (group if raw else postprocessed(run, group) for group in found))
+    say(f"{frames} frames of {videos} videos -> {stem}.csv, {stem}.h5")
 
 
 @main.command()
@@ -282,13 +289,13 @@ def _device(name: str):
     return device
 
 
-def _corpus(feats, backbones, labels):
+def _corpus(feats, backbones, labels, device, memory):
     from abaw_seq.data.annotations import read_annotations
     from abaw_seq.data.corpus import load_corpus
     from abaw_seq.data.labelling import ALIGNMENT_HEADER, alignment_rows
 
     annotations = read_annotations(*labels) if labels else None
-    corpus = load_corpus(list(feats), backbones=backbones, annotations=annotations)
+    corpus = load_corpus(list(feats), backbones=backbones, annotations=annotations, device=device, memory=memory)
     if annotations is not None:
         held = {name: video.frames for name, video in corpus.video_labels().items()}
         for row in alignment_rows(held, annotations):

@@ -175,9 +175,7 @@ def _moments(x: np.ndarray, y: np.ndarray, x_centre: float, y_centre: float) -> 
 def _concordance(moments: np.ndarray) -> np.ndarray:
     """CCC of moments (..., 8); NaN without frames."""
     n = moments[..., 0]
-    dx, dy, xx, yy, xy, x_centre, y_centre = np.moveaxis(
-        moments[..., 1:] / np.maximum(n, 1)[..., None], -1, 0
-    )
+    dx, dy, xx, yy, xy, x_centre, y_centre = np.moveaxis(moments[..., 1:] / np.maximum(n, 1)[..., None], -1, 0)
     x_variance, y_variance = xx - dx**2, yy - dy**2
     x_variance = np.where(x_variance <= _CONSTANT * xx, 0, x_variance)
     y_variance = np.where(y_variance <= _CONSTANT * yy, 0, y_variance)
@@ -244,9 +242,7 @@ def _scores(sums: Mapping[str, np.ndarray], edition: str) -> dict[str, np.ndarra
     missing = np.full(count, np.nan)
     scores = {name: _concordance(sums[name]) if name in sums else missing for name in ("valence", "arousal")}
 
-    hits, labelled, chosen = np.moveaxis(
-        sums.get("expression", np.zeros((count, 3, _classes(edition)))), 1, 0
-    )
+    hits, labelled, chosen = np.moveaxis(sums.get("expression", np.zeros((count, 3, _classes(edition)))), 1, 0)
     frames = labelled.sum(-1)
     some = np.where(frames > 0, frames, np.nan)
     scores["expression_f1"] = np.where(some[:, None] > 0, _f1(hits, labelled, chosen), np.nan)
@@ -296,9 +292,7 @@ def _report(edition: str, scores: Mapping[str, np.ndarray], sums: Mapping[str, n
         elif not frames[name]:
             missing.append(f"{name}: no labelled frame")
         elif single[name] is None:
-            without = [
-                unit for unit, f1 in zip(ACTION_UNITS, scores["au_f1"][0], strict=True) if np.isnan(f1)
-            ]
+            without = [unit for unit, f1 in zip(ACTION_UNITS, scores["au_f1"][0], strict=True) if np.isnan(f1)]
             missing.append(f"{name}: no labelled frame of {', '.join(without)}")
     names = EXPRESSIONS[: _classes(edition)]
     return {

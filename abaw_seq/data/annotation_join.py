@@ -22,9 +22,7 @@ class Part:
     split: str | None
 
 
-def unique_frames(
-    frames: np.ndarray, values: np.ndarray, counts: Counter[str]
-) -> tuple[np.ndarray, np.ndarray]:
+def unique_frames(frames: np.ndarray, values: np.ndarray, counts: Counter[str]) -> tuple[np.ndarray, np.ndarray]:
     """Rows in rising order of frame number; of several rows of a frame the first label counts, per column."""
     if (np.diff(frames) > 0).all():
         return frames, values

@@ -122,13 +122,8 @@ def read_annotations(*paths: str | os.PathLike[str]) -> Annotations:
         _read_file(file, root, named, reading)
     if not reading.parts:
         where = ", ".join(str(path) for path in paths) or "nothing"
-        raise UserError(
-            f"no annotations in {where}: give a multi-task file, or a folder of VA, EXPR or AU files"
-        )
-    videos = {
-        video: VideoLabels(*join_parts(parts, reading.counts))
-        for video, parts in sorted(reading.parts.items())
-    }
+        raise UserError(f"no annotations in {where}: give a multi-task file, or a folder of VA, EXPR or AU files")
+    videos = {video: VideoLabels(*join_parts(parts, reading.counts)) for video, parts in sorted(reading.parts.items())}
     return Annotations(videos, +reading.counts)
 
 
@@ -160,9 +155,7 @@ def _read_file(path: Path, root: Path, named: bool, reading: _Reading) -> None:
                 reading.add(name.rstrip(","), Part(np.zeros(0, np.int32), nothing, (), split or "test"))
             reading.counts["video lists read"] += 1
         elif named:
-            raise UserError(
-                f"{path}: no annotations: its first line is {header[:80]!r}, no header of the challenge's"
-            )
+            raise UserError(f"{path}: no annotations: its first line is {header[:80]!r}, no header of the challenge's")
         else:
             reading.counts["text files passed over, not annotations"] += 1
         return
@@ -253,9 +246,7 @@ def _labels(lines: Lines, block: Block, layout: Layout, counts: Counter[str]) ->
     for column, place in enumerate(layout.columns):
         if place is None:
             name = layout.units[column - units]
-            counts[f"{name} labels left out, not one of the twelve units"] += int(
-                (~none[:, column - units]).sum()
-            )
+            counts[f"{name} labels left out, not one of the twelve units"] += int((~none[:, column - units]).sum())
     return labels[:, [place is not None for place in layout.columns]]
 
 

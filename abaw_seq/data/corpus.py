@@ -1,10 +1,12 @@
 """Feature files joined by video and frame number, with labels and splits, on one device.
 
-All frames of all videos lie in one tensor, video after video; a window is a gather by index.
+All frames of all videos lie in one tensor, video after video; a window is a gather by index. Features
+that do not fit on the device stay where `abaw_seq.data.feature_store` keeps them, under the same numbers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,25 +16,38 @@ import torch
 from torch import Tensor
 
 from abaw_seq.data.annotations import Annotations, VideoLabels
-from abaw_seq.data.feature_file import BackboneInfo, FeatureReader, merge_backbones
-from abaw_seq.data.foreign_features import ForeignReader, open_features
+from abaw_seq.data.feature_file import BackboneInfo, merge_backbones
+from abaw_seq.data.feature_store import (
+    Features,
+    FileFeatures,
+    HostFeatures,
+    Item,
+    Memory,
+    Reader,
+    StoredVideo,
+    gathered_ahead,
+    settled_memory,
+    standardised,
+    standardised_videos,
+)
+from abaw_seq.data.foreign_features import open_features
 from abaw_seq.data.nearest import fill_nearest_labels
 from abaw_seq.errors import UserError
 from abaw_seq.tasks import LABEL_COLUMNS
 
-Reader = FeatureReader | ForeignReader
+LOAD_ROWS = 8192
 
 
 @dataclass(frozen=True)
 class Corpus:
     """Videos as rows of flat tensors.
 
-    features: (N, D) float16 or float32; labels: (N, 15) float32, NaN where there is no label;
-    frames: (N,) int32; `names`, `splits`, `offsets` (V + 1) describe the videos; `backbones` gives
-    each backbone's columns.
+    features: (N, D) float16 or float32, on the device, in host memory or in their files; labels:
+    (N, 15) float32 on the device, NaN where there is no label; frames: (N,) int32; `names`, `splits`,
+    `offsets` (V + 1) describe the videos; `backbones` gives each backbone's columns.
     """
 
-    features: Tensor
+    features: Features
     labels: Tensor
     frames: np.ndarray
     names: tuple[str, ...]
@@ -54,23 +69,26 @@ class Corpus:
 
     @property
     def device(self) -> torch.device:
-        return self.features.device
+        return self.labels.device
 
     def to(self, device: torch.device | str) -> Corpus:
-        """The same corpus with its tensors on `device`."""
-        return replace(self, features=self.features.to(device), labels=self.labels.to(device))
+        """The same corpus with its tensors on `device`; features kept elsewhere stay there."""
+        features = self.features.to(device) if isinstance(self.features, Tensor) else self.features
+        return replace(self, features=features, labels=self.labels.to(device))
 
     def standardised_per_video(self, columns: list[slice]) -> Corpus:
         """The same corpus with the given columns at mean 0 and deviation 1 within each video."""
         if not columns:
             return self
-        features = self.features.clone()
-        for start, stop in zip(self.offsets[:-1], self.offsets[1:], strict=True):
-            for span in columns:
-                own = features[start:stop, span].float()
-                scale = own.std(0, unbiased=False).clamp(min=1e-6)
-                features[start:stop, span] = ((own - own.mean(0)) / scale).to(features.dtype)
-        return replace(self, features=features)
+        if isinstance(self.features, FileFeatures):
+            return replace(self, features=standardised_videos(self.features, columns))
+        held = self.features.values if isinstance(self.features, HostFeatures) else self.features
+        values = torch.empty_like(held, pin_memory=held.is_pinned())
+        for start, stop in zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True):
+            rows = torch.arange(start, stop, device=held.device)
+            mean, scale = standardised(lambda part: held.index_select(0, part), rows, columns)
+            values[start:stop] = ((held[start:stop].float() - mean) * scale).to(held.dtype)
+        return replace(self, features=HostFeatures(values) if isinstance(self.features, HostFeatures) else values)
 
     def labelled(self, annotations: Annotations) -> Corpus:
         """The same corpus with labels and splits from annotation files instead of its own."""
@@ -115,32 +133,62 @@ class Corpus:
         length = int(length or windows[:, 2].max())
         first = self.offsets[np.asarray(videos)[windows[:, 0]]] + windows[:, 1]
         position = np.minimum(np.arange(length)[None, :], windows[:, 2:3] - 1)
-        return torch.from_numpy(first[:, None] + position).to(self.device, non_blocking=True)
+        rows = torch.from_numpy(first[:, None] + position)
+        return rows.to(self.device, non_blocking=True) if isinstance(self.features, Tensor) else rows
 
     def gather_features(self, rows: Tensor) -> Tensor:
-        """(B, T, D) features as stored of (B, T) rows."""
-        return self.features.index_select(0, rows.reshape(-1)).view(*rows.shape, -1)
+        """(..., D) features on the device, as stored, of (...) rows."""
+        flat = rows.reshape(-1)
+        if isinstance(self.features, Tensor):
+            return self.features.index_select(0, flat).view(*rows.shape, -1)
+        return self.features.take(flat.cpu()).to(self.device).view(*rows.shape, -1)
+
+    def gathered(self, work: Iterable[tuple[Item, Tensor]]) -> Iterator[tuple[Item, Tensor]]:
+        """Each item with the features (..., D) of its `window_rows` (...), read ahead where they lie elsewhere."""
+        if isinstance(self.features, Tensor):
+            return ((item, self.gather_features(rows)) for item, rows in work)
+        return gathered_ahead(self.features, work, self.device)
+
+    def elsewhere(self) -> str | None:
+        """Where the features are if not on the device, and how large, for people to read."""
+        if isinstance(self.features, Tensor):
+            return None
+        rows, dim = self.features.shape
+        where = "in host memory" if isinstance(self.features, HostFeatures) else "in their files"
+        return f"{rows:,} frames x {dim} ({rows * dim * self.features.dtype.itemsize / 1e9:.2f} GB) stay {where}"
+
+    def gather_rate(self) -> str | None:
+        """How fast features were gathered so far, for people to read; None if they are on the device."""
+        return None if isinstance(self.features, Tensor) else str(self.features.traffic)
 
     def gather_labels(self, rows: Tensor, used: Tensor | None = None) -> Tensor:
         """(B, T, 15) labels of (B, T) rows; none behind the first `used` (B,) frames of a window."""
-        labels = self.labels.index_select(0, rows.reshape(-1)).view(*rows.shape, -1)
+        labels = self.labels.index_select(0, rows.reshape(-1).to(self.device)).view(*rows.shape, -1)
         if used is None:
             return labels
-        beyond = torch.arange(rows.shape[1], device=rows.device)[None, :] >= used[:, None]
+        beyond = torch.arange(rows.shape[1], device=self.device)[None, :] >= used[:, None]
         return labels.masked_fill(beyond[..., None], torch.nan)
 
 
 def load_corpus(
-    paths: list[Path], *, backbones: tuple[str, ...] | None = None, annotations: Annotations | None = None
+    paths: list[Path],
+    *,
+    backbones: tuple[str, ...] | None = None,
+    annotations: Annotations | None = None,
+    device: torch.device | str = "cpu",
+    memory: Memory = "auto",
 ) -> Corpus:
-    """Read feature files, and features of other layouts, and join them by video and frame number.
+    """Open feature files, and features of other layouts, and join them by video and frame number.
 
     backbones: which to use, in this order (default: all, in order of appearance).
     annotations: labels and splits to use instead of those in the files.
+    memory: where the features go: to the `device`, to "host" memory, or nowhere ("file"); "auto" takes
+    the first of these that has room. Labels go to the device.
     Frames missing from one of the files are left out; a video missing from one of them is an error
     that names it. Frames that could not be read take the features of the nearest frame that could.
     Raises UserError for anything that does not fit together.
     """
+    device = torch.device(device)
     with ExitStack() as stack:
         readers = [stack.enter_context(open_features(path, annotations)) for path in paths]
         info = merge_backbones({str(r.path): r.backbones for r in readers})
@@ -151,8 +199,26 @@ def load_corpus(
             if name not in info:
                 raise UserError(f"no backbone {name!r} in {', '.join(map(str, paths))} (found: {', '.join(info)})")
         videos = _common_videos(readers, used)
-        corpus = _read(readers, videos, {name: info[name] for name in used})
+        corpus = _opened(readers, videos, {name: info[name] for name in used})
+        rows, dim = corpus.features.shape
+        settled = settled_memory(memory, rows * dim * corpus.features.dtype.itemsize, device)
+        if settled == "file":
+            corpus = replace(corpus, features=replace(corpus.features, pinned=device.type == "cuda"))
+            stack.pop_all()  # the files stay open for as long as they are read from
+        else:
+            corpus = replace(corpus, features=_loaded(corpus.features, device, settled))
+        corpus = corpus.to(device)
         return corpus if annotations is None else corpus.labelled(annotations)
+
+
+def _loaded(stored: FileFeatures, device: torch.device, memory: str) -> Features:
+    """All features in one tensor, read video by video: no second copy of more than one video."""
+    values = torch.empty(stored.shape, dtype=stored.dtype, pin_memory=memory == "host")
+    for start, stop in zip(stored.offsets[:-1].tolist(), stored.offsets[1:].tolist(), strict=True):
+        for first in range(start, stop, LOAD_ROWS):
+            rows = torch.arange(first, min(first + LOAD_ROWS, stop))
+            stored.take(rows, out=values[first : first + len(rows)])
+    return HostFeatures(values) if memory == "host" else values.to(device)
 
 
 def _common_videos(readers: list[Reader], backbones: tuple[str, ...]) -> list[str]:
@@ -171,21 +237,22 @@ def _common_videos(readers: list[Reader], backbones: tuple[str, ...]) -> list[st
     return videos
 
 
-def _read(readers: list[Reader], videos: list[str], info: dict[str, BackboneInfo]) -> Corpus:
+def _opened(readers: list[Reader], videos: list[str], info: dict[str, BackboneInfo]) -> Corpus:
+    """Everything but the features in memory, the features in their files."""
     ends = np.cumsum([0, *(one.dim for one in info.values())])
     columns = {name: slice(int(a), int(b)) for name, a, b in zip(info, ends[:-1], ends[1:], strict=True)}
     frames = [_common_frames(readers, video) for video in videos]
     offsets = np.cumsum([0, *map(len, frames)])
     wide = any(one.dtype == "float32" for one in info.values())
-    features = np.empty((offsets[-1], ends[-1]), np.float32 if wide else np.float16)
     labels = np.full((offsets[-1], len(LABEL_COLUMNS)), np.nan, np.float32)
-    splits = []
+    stored, splits = [], []
     for index, video in enumerate(videos):
         rows = slice(offsets[index], offsets[index + 1])
-        _read_video(readers, video, frames[index], columns, features[rows], labels[rows])
+        stored.append(_stored_video(readers, video, frames[index], columns, labels[rows]))
         splits.append(_split(readers, video))
+    dtype = torch.float32 if wide else torch.float16
     return Corpus(
-        features=torch.from_numpy(features),
+        features=FileFeatures(tuple(stored), offsets, int(ends[-1]), dtype),
         labels=torch.from_numpy(labels),
         frames=np.concatenate(frames),
         names=tuple(videos),
@@ -209,26 +276,25 @@ def _common_frames(readers: list[Reader], video: str) -> np.ndarray:
     return common
 
 
-def _read_video(
-    readers: list[Reader],
-    video: str,
-    frames: np.ndarray,
-    columns: dict[str, slice],
-    features: np.ndarray,
-    labels: np.ndarray,
-) -> None:
-    """Fill one video's rows of `features` (n, D) and `labels` (n, 15) in place."""
+def _stored_video(
+    readers: list[Reader], video: str, frames: np.ndarray, columns: dict[str, slice], labels: np.ndarray
+) -> StoredVideo:
+    """Where one video's features are; fills its rows of `labels` (n, 15) in place."""
+    parts: dict[str, tuple[Reader, str, slice]] = {}
+    rows: dict[str, np.ndarray | None] = {}
     for reader in readers:
         if video not in reader.videos:
             continue
         own = reader.frames(video)
-        pick = slice(None) if len(own) == len(frames) else np.searchsorted(own, frames)
-        donor = _nearest_valid(reader.valid(video)[pick])
+        pick = np.arange(len(own)) if len(own) == len(frames) else np.searchsorted(own, frames)
+        source = pick[_nearest_valid(reader.valid(video)[pick])]
+        as_stored = len(own) == len(frames) and np.array_equal(source, pick)
         for name, span in columns.items():
             if reader.has(video, name):
-                features[:, span] = reader.features(video, name)[pick][donor]
+                parts[name], rows[name] = (reader, name, span), None if as_stored else source
         if (found := reader.labels(video)) is not None:
             np.copyto(labels, found[pick], where=np.isnan(labels))
+    return StoredVideo(video, tuple(parts.values()), tuple(rows.values()))
 
 
 def _nearest_valid(valid: np.ndarray) -> np.ndarray | slice:

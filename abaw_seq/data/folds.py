@@ -51,8 +51,7 @@ def source_video(video: str) -> str:
 def official_fold(videos: Mapping[str, VideoLabels]) -> Fold:
     """The split that the annotations tell, as one fold."""
     train, val = (
-        tuple(sorted(name for name, video in videos.items() if video.split == split))
-        for split in ("train", "val")
+        tuple(sorted(name for name, video in videos.items() if video.split == split)) for split in ("train", "val")
     )
     if not train or not val:
         raise UserError(f"no official split: {len(train)} videos for training, {len(val)} for validation")
@@ -141,10 +140,7 @@ def _improve(row: int, shares: np.ndarray, fold_of: np.ndarray, sums: np.ndarray
     if (fold_of == own).sum() == 1:
         move[:] = 0
     exchange = (
-        _cost(without + shares, goal)
-        + _cost(sums[fold_of] - shares + shares[row], goal)
-        - cost[own]
-        - cost[fold_of]
+        _cost(without + shares, goal) + _cost(sums[fold_of] - shares + shares[row], goal) - cost[own] - cost[fold_of]
     )
     exchange[fold_of == own] = 0
     fold, other = int(move.argmin()), int(exchange.argmin())
@@ -222,9 +218,7 @@ def _fold(path: str | os.PathLike[str], entry: object) -> Fold:
         if not isinstance(videos, list) or not videos or not all(isinstance(video, str) for video in videos):
             raise UserError(f"{path}, fold {entry['name']}: {part} is no list of video names in quotes")
         parts[part] = tuple(sorted(videos))
-    shared = {source_video(video) for video in parts["train"]} & {
-        source_video(video) for video in parts["val"]
-    }
+    shared = {source_video(video) for video in parts["train"]} & {source_video(video) for video in parts["val"]}
     if shared:
         raise UserError(f"{path}, fold {entry['name']}: {sorted(shared)[0]} is in train and in val")
     return Fold(str(entry["name"]), **parts)

@@ -147,9 +147,11 @@ class ForeignReader:
     def features(self, video: str, backbone: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """float16 or float32 [stop - start, D]; raises UserError on NaN or infinity."""
         one = self._videos[video]
+        rows = one.order[start:stop]
+        first, last = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 0)
         with np.errstate(over="ignore"):  # what does not fit is infinite, and named below
-            values = np.asarray(one.values()[:]).astype(self.backbones[backbone].dtype, copy=False)
-        values = values[one.order[start:stop]]
+            values = np.asarray(one.values()[first:last]).astype(self.backbones[backbone].dtype, copy=False)
+        values = values[rows - first]
         if not np.isfinite(values).all():
             raise UserError(f"{self.path}: video {video}: the features hold NaN or infinity; extract this video again")
         return values

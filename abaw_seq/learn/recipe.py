@@ -91,7 +91,7 @@ def follow(recipe: Recipe, folder: Path, feats: list[Path], run: Path, *, device
     for file in (*recipe.baselines, *recipe.members):
         config = configs.load(TrainConfig, folder / file, recipe.set)
         if config.backbones not in corpora:
-            corpora[config.backbones] = load_corpus(feats, backbones=config.backbones or None).to(device)
+            corpora[config.backbones] = load_corpus(feats, backbones=config.backbones or None, device=device)
         for seed in recipe.seeds:
             path = run / "members" / f"{Path(file).stem}-{seed}"
             members.setdefault(Path(file).stem, {})[seed] = path

@@ -68,10 +68,13 @@ def train(
         counts = ", ".join(f"{task} {count:,}" for task, count in given.items())
         say(f"{run.name}: training frames with the label of the nearest labelled frame: {counts}")
 
+    if place := corpus.elsewhere():
+        say(f"{run.name}: {place}")
+
     # Model, optimiser, loss.
     torch.manual_seed(config.seed)
     model = MultiTaskModel(corpus.dim, config.model, {t: outputs_of(t, config.loss) for t in config.tasks}).to(device)
-    model.standardise.fit(corpus.features, train_rows, _columns(config, corpus, "train"))
+    model.standardise.fit(corpus.gather_features, train_rows, _columns(config, corpus, "train"))
     weighting = TaskWeighting(config.tasks, config.weighting).to(device)
     average = copy.deepcopy(model) if config.optim.ema else model
     optimizer = build_optimizer(model, list(weighting.parameters()), config.optim)
@@ -147,6 +150,9 @@ def train(
             )
             advance(1, f"best {best['criterion']:.3f} (epoch {best['epoch']})" if scores else "")
 
+    if rate := corpus.gather_rate():
+        say(f"{run.name}: features were gathered at {rate}")
+
     # The best epoch is the result.
     average.load_state_dict(load_checkpoint(run / "best.pt", device)["model"])
     return TrainResult(average.eval(), best["epoch"], best["scores"])
@@ -177,12 +183,12 @@ def train_epoch(
     gt_rate = taught_share(config, epoch)
     cast = torch.autocast(corpus.device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext()
     rate = config.optim.lr
-    for k, batch in enumerate(batches):
+    for k, (batch, features) in enumerate(corpus.gathered((batch, batch.rows) for batch in batches)):
         rate = learning_rate(config.optim, epoch + k / len(batches), config.epochs)
         set_rate(optimizer, rate)
         state = carried.take(batch.lanes, batch.fresh) if batch.lanes is not None else None
         labels = corpus.gather_labels(batch.rows, batch.used)
-        features = augmented(corpus.gather_features(batch.rows), model.standardise, config.augment)
+        features = augmented(features, model.standardise, config.augment)
         with cast:
             found = model(features, state, batch.used, labels=labels, gt_rate=gt_rate)
         by_task = task_losses(found.outputs, labels, config.loss, **balance)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+
+from abaw_seq.data.feature_store import standardised
 
 
 class Standardise(nn.Module):
@@ -19,24 +23,11 @@ class Standardise(nn.Module):
         return (x.float() - self.mean) * self.scale
 
     @torch.no_grad()
-    def fit(self, features: Tensor, rows: Tensor, columns: list[slice], chunk: int = 8192) -> None:
-        """Take mean and deviation of the given columns from `rows` of `features` (N, D).
-
-        A column that does not vary is left unscaled. Two passes in chunks: exact and small.
-        """
-        total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
-        parts = [rows[i : i + chunk] for i in range(0, len(rows), chunk)]
-        for part in parts:
-            total += features.index_select(0, part).double().sum(0)
-        mean = total / max(len(rows), 1)
-        square = torch.zeros_like(total)
-        for part in parts:
-            square += (features.index_select(0, part).double() - mean).square().sum(0)
-        std = (square / max(len(rows), 1)).sqrt()
-        scale = torch.where(std > 1e-6, 1 / std.clamp(min=1e-6), torch.ones_like(std))
-        for span in columns:
-            self.mean[span] = mean[span].float()
-            self.scale[span] = scale[span].float()
+    def fit(self, take: Callable[[Tensor], Tensor], rows: Tensor, columns: list[slice]) -> None:
+        """Take mean and deviation of the given columns from `rows` (n,); `take` gives their features (n, D)."""
+        mean, scale = standardised(take, rows, columns)
+        self.mean.copy_(mean)
+        self.scale.copy_(scale)
 
 
 class TaskHead(nn.Module):

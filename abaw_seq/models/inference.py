@@ -60,16 +60,16 @@ def predict_videos(
     total = _Average(int(own[-1]), corpus.device)
     if carry and model.recurrent:
         state = CarriedState()
-        for step in lane_steps(lengths, length, EVALUATION_LANES):
+        steps = lane_steps(lengths, length, EVALUATION_LANES)
+        for step, features in corpus.gathered((step, corpus.window_rows(step.window, videos)) for step in steps):
             used = torch.from_numpy(step.window[:, 2]).to(corpus.device)
             short = bool((step.window[:, 2] < step.window[:, 2].max()).any())
-            features = corpus.gather_features(corpus.window_rows(step.window, videos))
             found = model(features, state.take(step.lane, step.fresh), used if short else None)
             state.put(step.lane, found.state)
             total.add(found.outputs, step.window, own, np.ones(length))
     else:
-        for windows in batches_of_overlapping(lengths, length, max(length // 2, 1), batch):
-            features = corpus.gather_features(corpus.window_rows(windows, videos))
+        cut = batches_of_overlapping(lengths, length, max(length // 2, 1), batch)
+        for windows, features in corpus.gathered((rows, corpus.window_rows(rows, videos)) for rows in cut):
             total.add(model(features).outputs, windows, own, centre_weights(int(windows[0, 2])))
     model.train(was_training)
     return total.result()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,11 @@ from abaw_seq.results.ensemble import (
 )
 from abaw_seq.results.objective import Videos
 from abaw_seq.results.postprocess import FILE as POSTPROCESS_FILE
-from abaw_seq.results.predict import check_features, load_run, predict_corpus, save_results
+from abaw_seq.results.predict import as_trained, check_features, load_run, predict_prepared, save_results
 from abaw_seq.results.prediction_file import concatenated, read_predictions, write_predictions
+from abaw_seq.terminal import progress
+
+FRAMES_AT_ONCE = 100_000
 
 
 def join_runs(paths: list[Path], run: Path, *, method: str, weights_of: Path | None = None) -> dict[str, dict]:
@@ -78,14 +82,32 @@ def store_joined(
 
 
 def predict_run(
-    run: Path, feats: list[Path], device: torch.device, *, checkpoint: str = "best.pt", corpora: dict | None = None
-) -> Videos:
+    run: Path,
+    feats: list[Path],
+    device: torch.device,
+    *,
+    checkpoint: str = "best.pt",
+    frames_at_once: int = FRAMES_AT_ONCE,
+) -> Iterator[Videos]:
     """Predictions of every video in feature files by a run, as its model or models make them.
 
     An ensemble predicts with each of its members and joins them with its weights; a cross-validation
-    gives the mean over its folds' models. `corpora` keeps the corpora that were loaded, by backbones.
+    gives the mean over its folds' models. Features are read from their files as they are needed, and
+    the videos come in groups of about `frames_at_once` frames: memory does not grow with the features.
     """
-    corpora = {} if corpora is None else corpora
+    corpora: dict[tuple[str, ...], Corpus] = {}
+    predict = _predictor(run, feats, device, checkpoint, corpora)
+    corpus = next(iter(corpora.values()))
+    with progress(f"predict {run.name}", int(corpus.offsets[-1]), "frames") as advance:
+        for group in _groups(corpus.lengths, frames_at_once):
+            yield predict(group)
+            advance(sum(corpus.lengths[video] for video in group))
+
+
+def _predictor(
+    run: Path, feats: list[Path], device: torch.device, checkpoint: str, corpora: dict
+) -> Callable[[list[int]], Videos]:
+    """What predicts videos, by their place in the corpora; these are opened once for all models."""
     if (run / FILE).is_file():
         ensemble = load_ensemble(run)
         parts = {name: _member_run(run, name) for name in ensemble.members}
@@ -93,19 +115,38 @@ def predict_run(
         parts = {fold.name: run / fold.name for fold in read_folds(run / "folds.yaml")}
         ensemble = None
     else:
-        return _predict_model(run, feats, device, checkpoint, corpora)
-    members = {name: predict_run(part, feats, device, corpora=corpora) for name, part in parts.items()}
-    return (ensemble or fit_ensemble(members, "mean")).apply(members)
+        return _model_predictor(run, feats, device, checkpoint, corpora)
+    members = {name: _predictor(part, feats, device, "best.pt", corpora) for name, part in parts.items()}
+
+    def predict(videos: list[int]) -> Videos:
+        found = {name: member(videos) for name, member in members.items()}
+        return (ensemble or fit_ensemble(found, "mean")).apply(found)
+
+    return predict
 
 
-def _predict_model(run: Path, feats: list[Path], device: torch.device, checkpoint: str, corpora: dict) -> Videos:
+def _model_predictor(
+    run: Path, feats: list[Path], device: torch.device, checkpoint: str, corpora: dict
+) -> Callable[[list[int]], Videos]:
     model, config, backbones = load_run(run, device, checkpoint)
     key = tuple(backbones)
     if key not in corpora:
-        corpora[key] = load_corpus(feats, backbones=key).to(device)
-    corpus: Corpus = corpora[key]
-    check_features(run, backbones, corpus)
-    return predict_corpus(model, config, corpus, list(range(len(corpus.names))))
+        corpora[key] = load_corpus(feats, backbones=key, device=device, memory="file")
+    check_features(run, backbones, corpora[key])
+    corpus = as_trained(config, corpora[key])
+    return lambda videos: predict_prepared(model, config, corpus, videos)
+
+
+def _groups(lengths: list[int], frames: int) -> Iterator[list[int]]:
+    """Videos in order, so many at a time that they have `frames` frames, or one that has more."""
+    group: list[int] = []
+    for video, length in enumerate(lengths):
+        if group and sum(lengths[v] for v in group) + length > frames:
+            yield group
+            group = []
+        group.append(video)
+    if group:
+        yield group
 
 
 def _name(path: Path, run: Path) -> str:

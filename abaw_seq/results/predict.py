@@ -47,23 +47,30 @@ def check_features(run: Path, backbones: dict[str, Any], corpus: Corpus) -> None
             )
 
 
+def as_trained(config: TrainConfig, corpus: Corpus) -> Corpus:
+    """The corpus with those features standardised per video that the run was trained on in that form."""
+    columns = config.standardise if isinstance(config.standardise, dict) else {}
+    return corpus.standardised_per_video(
+        [
+            span
+            for name, span in corpus.backbones.items()
+            if columns.get(name, "train" if columns else config.standardise) == "video"
+        ]
+    )
+
+
 def predict_corpus(
     model: MultiTaskModel, config: TrainConfig, corpus: Corpus, videos: list[int]
 ) -> dict[str, VideoPredictions]:
     """Predictions of the given videos of a corpus, by name, with the labels known for them."""
-    columns = config.standardise if isinstance(config.standardise, dict) else {}
-    per_video = [
-        span
-        for name, span in corpus.backbones.items()
-        if columns.get(name, "train" if columns else config.standardise) == "video"
-    ]
-    found = predict_videos(
-        model,
-        corpus.standardised_per_video(per_video),
-        videos,
-        length=config.windows.length,
-        carry=config.windows.carry,
-    )
+    return predict_prepared(model, config, as_trained(config, corpus), videos)
+
+
+def predict_prepared(
+    model: MultiTaskModel, config: TrainConfig, corpus: Corpus, videos: list[int]
+) -> dict[str, VideoPredictions]:
+    """As `predict_corpus`, of a corpus that `as_trained` has been through."""
+    found = predict_videos(model, corpus, videos, length=config.windows.length, carry=config.windows.carry)
     arrays = {task: values.cpu().numpy() for task, values in found.items()}
     ends = np.cumsum([0, *(corpus.lengths[v] for v in videos)])
     result = {}

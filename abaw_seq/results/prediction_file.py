@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, TASKS
 
 FORMAT = "abaw-predictions"
 VERSION = 1
+CSV_ROWS = 8192
 SHAPES = {"valence": (), "arousal": (), "expression": (len(EXPRESSIONS),), "au": (len(ACTION_UNITS),)}
 
 
@@ -38,20 +41,34 @@ class VideoPredictions:
 
 def write_predictions(path: str | Path, videos: dict[str, VideoPredictions]) -> None:
     """Write a prediction file, whole or not at all."""
+    with prediction_writer(path) as add:
+        add(videos)
+
+
+@contextmanager
+def prediction_writer(path: str | Path) -> Iterator[Callable[[dict[str, VideoPredictions]], None]]:
+    """A prediction file that takes videos as they come, and appears when all are in it."""
     with atomic_hdf5(Path(path)) as file:
         file.attrs["format"] = FORMAT
         file.attrs["version"] = VERSION
         file.attrs["tool"] = f"abaw {__version__}"
         root = file.create_group("videos")
-        for name, video in videos.items():
-            group = root.create_group(name)
-            group.create_dataset("frames", data=np.asarray(video.frames, np.int32))
-            for task, values in video.outputs.items():
-                group.create_dataset(task, data=np.asarray(values, np.float32))
-            if video.labels is not None:
-                group.create_dataset("labels", data=np.asarray(video.labels, np.float32))
-            if video.split is not None:
-                group.attrs["split"] = video.split
+
+        def add(videos: dict[str, VideoPredictions]) -> None:
+            for name, video in videos.items():
+                _write_video(root.create_group(name), video)
+
+        yield add
+
+
+def _write_video(group: h5py.Group, video: VideoPredictions) -> None:
+    group.create_dataset("frames", data=np.asarray(video.frames, np.int32))
+    for task, values in video.outputs.items():
+        group.create_dataset(task, data=np.asarray(values, np.float32))
+    if video.labels is not None:
+        group.create_dataset("labels", data=np.asarray(video.labels, np.float32))
+    if video.split is not None:
+        group.attrs["split"] = video.split
 
 
 def read_predictions(path: str | Path) -> dict[str, VideoPredictions]:
@@ -107,10 +124,20 @@ def concatenated(videos: dict[str, VideoPredictions]) -> tuple[dict[str, np.ndar
 
 
 def write_csv(path: str | Path, videos: dict[str, VideoPredictions]) -> None:
-    """One line per frame: video, frame, then valence, arousal, the class and all probabilities."""
+    """One line per frame: video, frame, then valence, arousal, the class and all probabilities.
+
+    The tasks are those that every video has.
+    """
+    tasks = [task for task in TASKS if all(task in video.outputs for video in videos.values())]
+    with csv_writer(path, tasks) as add:
+        add(videos)
+
+
+@contextmanager
+def csv_writer(path: str | Path, tasks: list[str]) -> Iterator[Callable[[dict[str, VideoPredictions]], None]]:
+    """A table as `write_csv` makes it that takes videos as they come, and appears when all are in it."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    tasks = [task for task in TASKS if all(task in video.outputs for video in videos.values())]
     header = ["video", "frame"]
     for task in tasks:
         names = {"expression": ["expression", *(f"p_{e}" for e in EXPRESSIONS)], "au": list(ACTION_UNITS)}
@@ -119,13 +146,39 @@ def write_csv(path: str | Path, videos: dict[str, VideoPredictions]) -> None:
         with open(temporary, "w", newline="", encoding="utf-8") as handle:
             writer = csv.writer(handle, lineterminator="\n")
             writer.writerow(header)
-            for name, video in videos.items():
-                columns = [_csv_columns(task, video.outputs[task]) for task in tasks]
-                for frame, *values in zip(video.frames, *(c for group in columns for c in group), strict=True):
-                    writer.writerow([name, frame, *values])
+
+            def add(videos: dict[str, VideoPredictions]) -> None:
+                for name, video in videos.items():
+                    for start in range(0, len(video.frames), CSV_ROWS):
+                        rows = slice(start, start + CSV_ROWS)
+                        columns = [c for task in tasks for c in _csv_columns(task, video.outputs[task][rows])]
+                        frames = video.frames[rows].tolist()
+                        writer.writerows(zip([name] * len(frames), frames, *columns, strict=True))
+
+            yield add
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_groups(stem: Path, groups: Iterable[dict[str, VideoPredictions]]) -> tuple[int, int]:
+    """Write `<stem>.h5` and `<stem>.csv` of groups of videos as they come; (frames, videos).
+
+    The table has the tasks of the first group.
+    """
+    frames = videos = 0
+    with ExitStack() as stack:
+        add_to_file = stack.enter_context(prediction_writer(stem.with_name(stem.name + ".h5")))
+        add_to_table = None
+        for group in groups:
+            if add_to_table is None:
+                tasks = [task for task in TASKS if all(task in video.outputs for video in group.values())]
+                add_to_table = stack.enter_context(csv_writer(stem.with_name(stem.name + ".csv"), tasks))
+            add_to_file(group)
+            add_to_table(group)
+            videos += len(group)
+            frames += sum(len(video.frames) for video in group.values())
+    return frames, videos
 
 
 def _csv_columns(task: str, values: np.ndarray) -> list[list[str]]:

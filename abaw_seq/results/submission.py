@@ -41,9 +41,7 @@ VIDEO_HEADERS = {
     "expr2020": EXPRESSIONS[:CLASSES_2020],
     "au2020": ACTION_UNITS_2020,
 }
-FILE_HEADERS = {"mtl": MTL_HEADER} | {
-    kind: ("image_location", *VIDEO_HEADERS[kind]) for kind in ("va", "expr", "au")
-}
+FILE_HEADERS = {"mtl": MTL_HEADER} | {kind: ("image_location", *VIDEO_HEADERS[kind]) for kind in ("va", "expr", "au")}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,216 @@
+"""Where the features of a corpus lie while they are used: on the device, in host memory, or in their files.
+
+On the device they are a plain tensor. What does not fit there stays in pinned host memory, and what does
+not fit there either stays in the feature files; both are gathered window by window, by a thread that is
+a few batches ahead of the training loop (`gathered_ahead`).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from abaw_seq.data.feature_file import FeatureReader
+from abaw_seq.data.foreign_features import ForeignReader
+from abaw_seq.errors import UserError
+
+Reader = FeatureReader | ForeignReader
+Memory = Literal["auto", "device", "host", "file"]
+Item = TypeVar("Item")
+
+DEVICE_SHARE = 0.6  # of a GPU's free memory that features may take
+HOST_SHARE = 0.6  # of the memory that is free on the machine
+BATCHES_AHEAD = 4
+CHUNK_ROWS = 8192
+
+
+@dataclass
+class Traffic:
+    """What has been gathered, and how long the gathering took."""
+
+    rows: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        rate = max(self.seconds, 1e-9)
+        return f"{self.rows / rate:,.0f} frames/s, {self.bytes / rate / 1e6:,.0f} MB/s"
+
+
+@dataclass(frozen=True)
+class HostFeatures:
+    """Features (N, D) in host memory, for a device that has no room for them."""
+
+    values: Tensor
+    traffic: Traffic = field(default_factory=Traffic)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return tuple(self.values.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.values.dtype
+
+    def take(self, rows: Tensor) -> Tensor:
+        """(n, D) of (n,) rows, in host memory; pinned like the values, so that a copy need not wait."""
+        started = time.perf_counter()
+        found = torch.empty(len(rows), self.shape[1], dtype=self.values.dtype, pin_memory=self.values.is_pinned())
+        torch.index_select(self.values, 0, rows, out=found)
+        _count(self.traffic, found, started)
+        return found
+
+
+@dataclass(frozen=True)
+class StoredVideo:
+    """One video's features in their files.
+
+    parts: for each backbone its reader and columns; `rows`: for each of the video's frames its row in
+    each part's file, or None where frame k is row k; mean, scale (D,) are taken off and multiplied.
+    """
+
+    name: str
+    parts: tuple[tuple[Reader, str, slice], ...]
+    rows: tuple[np.ndarray | None, ...]
+    mean: np.ndarray | None = None
+    scale: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class FileFeatures:
+    """Features (N, D) that stay in their files; a window is read as one slice per backbone."""
+
+    videos: tuple[StoredVideo, ...]
+    offsets: np.ndarray
+    dim: int
+    dtype: torch.dtype
+    pinned: bool = False
+    traffic: Traffic = field(default_factory=Traffic)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return int(self.offsets[-1]), self.dim
+
+    def take(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
+        """(n, D) of (n,) rows in host memory, into `out` if given; rows in a row are read together.
+
+        Raises UserError naming a video whose features hold NaN or infinity.
+        """
+        started = time.perf_counter()
+        wanted = rows.numpy()
+        found = torch.empty(len(wanted), self.dim, dtype=self.dtype, pin_memory=self.pinned) if out is None else out
+        video = np.searchsorted(self.offsets, wanted, side="right") - 1
+        step = np.diff(wanted)
+        breaks = np.flatnonzero((np.diff(video) != 0) | (step < 0) | (step > 1)) + 1
+        for run in np.split(np.arange(len(wanted)), breaks) if len(wanted) else ():
+            own = int(video[run[0]])
+            into = found.numpy()[run[0] : run[-1] + 1]
+            _read(self.videos[own], wanted[run] - self.offsets[own], into)
+        _count(self.traffic, found, started)
+        return found
+
+
+Features = Tensor | HostFeatures | FileFeatures
+
+
+def _count(traffic: Traffic, found: Tensor, started: float) -> None:
+    traffic.rows += len(found)
+    traffic.bytes += found.nbytes
+    traffic.seconds += time.perf_counter() - started
+
+
+def _read(video: StoredVideo, positions: np.ndarray, into: np.ndarray) -> None:
+    """Fill `into` (n, D) with the features of a video's frames at `positions` (n,)."""
+    for (reader, backbone, columns), stored in zip(video.parts, video.rows, strict=True):
+        rows = positions if stored is None else stored[positions]
+        first, last = int(rows.min()), int(rows.max()) + 1
+        block = reader.features(video.name, backbone, first, last)
+        into[:, columns] = block if len(rows) == len(block) and stored is None else block[rows - first]
+    if video.mean is not None:
+        into[:] = (into.astype(np.float32) - video.mean) * video.scale
+
+
+def moments(take: Callable[[Tensor], Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (D,) float64 of the given rows: two passes in chunks, exact and small."""
+    parts = rows.split(CHUNK_ROWS)
+    count = max(len(rows), 1)
+    mean = sum(take(part).double().sum(0) for part in parts) / count
+    square = sum((take(part).double() - mean).square().sum(0) for part in parts)
+    return mean, (square / count).sqrt()
+
+
+def standardised(take: Callable[[Tensor], Tensor], rows: Tensor, columns: list[slice]) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / deviation (D,) float32 of the rows in the given columns; 0 and 1 in the others.
+
+    A column that does not vary is left unscaled.
+    """
+    mean, deviation = moments(take, rows)
+    chosen = torch.zeros(len(mean), dtype=torch.bool, device=mean.device)
+    for span in columns:
+        chosen[span] = True
+    scale = torch.where(chosen & (deviation > 1e-6), 1 / deviation.clamp(min=1e-6), 1.0)
+    return torch.where(chosen, mean, 0.0).float(), scale.float()
+
+
+def standardised_videos(features: FileFeatures, columns: list[slice]) -> FileFeatures:
+    """The same features, in the given columns with mean 0 and deviation 1 within each video."""
+    videos = []
+    for video, start, stop in zip(features.videos, features.offsets[:-1], features.offsets[1:], strict=True):
+        mean, scale = standardised(features.take, torch.arange(int(start), int(stop)), columns)
+        videos.append(replace(video, mean=mean.numpy(), scale=scale.numpy()))
+    return replace(features, videos=tuple(videos), traffic=Traffic())
+
+
+def gathered_ahead(
+    features: HostFeatures | FileFeatures, work: Iterable[tuple[Item, Tensor]], device: torch.device
+) -> Iterator[tuple[Item, Tensor]]:
+    """Each item with the features (..., D) of its rows (...) on the device, gathered by a thread in advance."""
+    with ThreadPoolExecutor(1) as reader:
+        ahead: deque = deque()
+        for item, rows in work:
+            ahead.append((item, rows.shape, reader.submit(features.take, rows.reshape(-1))))
+            if len(ahead) > BATCHES_AHEAD:
+                yield _arrived(*ahead.popleft(), device)
+        while ahead:
+            yield _arrived(*ahead.popleft(), device)
+
+
+def _arrived(item, shape, future, device: torch.device):
+    # A window's copy is short beside a step of training, so it shares the step's stream.
+    return item, future.result().to(device, non_blocking=True).view(*shape, -1)
+
+
+def settled_memory(asked: Memory, size: int, device: torch.device) -> Literal["device", "host", "file"]:
+    """Where `size` bytes of features go: as asked, else to the first of device, host and file with room.
+
+    On the CPU the device's memory is the host's. Raises UserError for an unknown word.
+    """
+    if asked not in ("auto", "device", "host", "file"):
+        raise UserError(f"--memory {asked}: use auto, device, host or file")
+    if device.type == "cpu":
+        return "file" if asked == "file" or (asked == "auto" and size > HOST_SHARE * free_host_memory()) else "device"
+    if asked != "auto":
+        return asked
+    if size <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return "device"
+    return "host" if size <= HOST_SHARE * free_host_memory() else "file"
+
+
+def free_host_memory() -> int:
+    """Bytes that programs can still take without swapping."""
+    known = Path("/proc/meminfo")
+    if known.exists():
+        for line in known.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
