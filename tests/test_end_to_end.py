@@ -70,7 +70,8 @@ def test_frames_become_features_scores_predictions_and_a_page(home):
 def test_labels_can_come_later(home):
     videos, feats = home / "demo" / "cropped_aligned", home / "plain.h5"
     command(
-        "abaw-extract", "--backbone", home / "iresnet.yaml", "--weights", "iresnet=random", "--videos", videos, "-o", feats
+        "abaw-extract", "--backbone", home / "iresnet.yaml", "--weights", "iresnet=random",
+        "--videos", videos, "-o", feats,
     )  # fmt: skip
     done = command("abaw-seq", "label", "--feats", feats, "--annotations", home / "demo" / "annotations")
     assert "train" in done.stdout and "val" in done.stdout

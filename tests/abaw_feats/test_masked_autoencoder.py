@@ -106,7 +106,8 @@ def test_reconstruction_keeps_what_is_visible_and_undoes_the_normalisation():
     target = patchify(images, 8)
     standardised = (patchify(painted, 8) - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
     _, _, mask = random_mask(noise, 0.75)
-    error = (standardised - (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()) ** 2
+    wanted = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
+    error = (standardised - wanted) ** 2
     assert float((error.mean(-1) * mask).sum() / mask.sum()) == pytest.approx(model(images, noise).item(), rel=1e-4)
 
 
@@ -143,4 +144,6 @@ def test_checkpoint_is_a_backbone_that_computes_the_same_tokens(tmp_path):
     images = torch.randn(2, 3, 32, 32)
     everything = torch.arange(16).expand(2, -1)
     with torch.no_grad():
-        torch.testing.assert_close(encoder(images), model.encode(images, everything)[:, 1:].mean(1), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            encoder(images), model.encode(images, everything)[:, 1:].mean(1), atol=1e-5, rtol=1e-5
+        )

@@ -118,7 +118,8 @@ def test_the_abaw4_configs_hold_the_published_settings():
     for name in names:
         config = configs.load(TrainConfig, ROOT / f"configs/abaw4/{name}.yaml")
         assert (config.windows.length, config.windows.batch, config.epochs) == (64, 8, 50)
-        assert (config.optim.kind, config.optim.lr, config.optim.clip, config.optim.weight_decay) == ("adam", 5e-5, 5, 0)
+        optim = config.optim
+        assert (optim.kind, optim.lr, optim.clip, optim.weight_decay) == ("adam", 5e-5, 5, 0)
         assert config.windows.carry == (name in ("lstm", "gru"))
         weights = config.weighting
         assert (weights.valence, weights.arousal, weights.au, weights.expression) == (12, 12, 1, 0.35)

@@ -72,9 +72,7 @@ def test_series_that_cannot_be_compared_are_refused():
 
 # Values on a grid, so that a series varies either clearly or not at all.
 series = st.integers(2, 30).flatmap(
-    lambda n: st.tuples(
-        *[arrays(np.float64, n, elements=st.integers(-1000, 1000).map(lambda k: k / 1000))] * 2
-    )
+    lambda n: st.tuples(*[arrays(np.float64, n, elements=st.integers(-1000, 1000).map(lambda k: k / 1000))] * 2)
 )
 
 
@@ -92,9 +90,7 @@ def test_concordance_agrees_with_the_definition_is_symmetric_and_bounded(pair):
 def test_a_small_variation_far_from_zero_is_measured_exactly():
     wave = np.sin(np.arange(1000))
     x, y = 0.9 + 1e-6 * wave, 0.9 + 2e-6 * wave
-    assert concordance_correlation(x, y) == pytest.approx(
-        plain_concordance(wave, 2 * wave - wave.mean()), **EXACT
-    )
+    assert concordance_correlation(x, y) == pytest.approx(plain_concordance(wave, 2 * wave - wave.mean()), **EXACT)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -103,9 +99,7 @@ def test_every_score_of_the_multi_task_edition_equals_scikit_learn(seed):
     scores = score(predicted, labels)
     for k, task in enumerate(("valence", "arousal")):
         valid = ~np.isnan(labels[:, k])
-        assert scores[task] == pytest.approx(
-            plain_concordance(predicted[task][valid], labels[valid, k]), **EXACT
-        )
+        assert scores[task] == pytest.approx(plain_concordance(predicted[task][valid], labels[valid, k]), **EXACT)
         assert scores["frames"][task] == valid.sum()
 
     valid = ~np.isnan(labels[:, 2])

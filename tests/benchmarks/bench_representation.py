@@ -114,7 +114,9 @@ def finetuning(path: Path, store: FrameStore, device: torch.device, steps: int) 
     )
 
 
-def _program(train_epoch, module, config, steps, device, dtype, **settings) -> Callable[[FrameStore, Preprocessing], None]:
+def _program(
+    train_epoch, module, config, steps, device, dtype, **settings
+) -> Callable[[FrameStore, Preprocessing], None]:
     """The program's own epoch of `steps` updates on random rows."""
     optimizer = torch.optim.AdamW(parameter_groups(module, weight_decay=config.weight_decay), fused=True)
     scaler = torch.amp.GradScaler(device.type, enabled=False)

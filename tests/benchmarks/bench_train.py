@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +22,8 @@ import torch
 from torch import nn
 
 from abaw_seq import config as configs
-from abaw_seq.data.corpus import Corpus
-from abaw_seq.data.feature_file import BackboneInfo
+from abaw_seq.data.corpus import Corpus, load_corpus
+from abaw_seq.data.feature_file import BackboneInfo, VideoFeatures, atomic_feature_file
 from abaw_seq.learn.batches import Batch, training_batches
 from abaw_seq.learn.losses import outputs_of, task_losses
 from abaw_seq.learn.optim import build_optimizer
@@ -44,7 +47,8 @@ class Sizes:
     longest: int = 4000
     features: int = 1622
     noise: float = 12.0
-    rounds: int = 2
+    rounds: int = 3
+    file_frames: int = 170_000
     overrides: tuple[str, ...] = ()
 
     @staticmethod
@@ -59,8 +63,10 @@ def run(
     score: Sizes | None = None,
     seeds: tuple[int, ...] = (0, 1, 2),
 ) -> str:
-    """Two Markdown tables: seconds per epoch with the evaluation each does, and scores over seeds."""
-    return "\n\n".join([speed_table(kinds, speed or Sizes()), score_table(kinds, score or Sizes.small(), seeds)])
+    """Markdown tables: seconds per epoch with the evaluation each does, start-up and reading, scores over seeds."""
+    speed = speed or Sizes()
+    tables = [speed_table(kinds, speed), reading_table(speed), score_table(kinds, score or Sizes.small(), seeds)]
+    return "\n\n".join(tables)
 
 
 def speed_table(kinds: tuple[str, ...], sizes: Sizes) -> str:
@@ -71,8 +77,8 @@ def speed_table(kinds: tuple[str, ...], sizes: Sizes) -> str:
         f"### Training: {sizes.training} videos of {frames[0]:,} frames, {sizes.validation} validation videos of "
         f"{frames[1]:,}, {sizes.features} features, CPU with {torch.get_num_threads()} threads, fp32",
         "",
-        "| encoder | published: train / its evaluation / epoch (s) | ours: train / evaluate / epoch (s) | published / ours "
-        "| bare step (s) | bare / our training | computed on padding: published / ours |",
+        "| encoder | published: train / its evaluation / epoch (s) | ours: train / evaluate / epoch (s) "
+        "| published / ours | bare step (s) | bare / our training | computed on padding: published / ours |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for kind in kinds:
@@ -147,6 +153,88 @@ def _bare_epoch(config: TrainConfig, corpus: Corpus) -> float:
         nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
         optimizer.step()
     return time.perf_counter() - started
+
+
+START = """
+import os, resource, sys, time
+started = float(sys.argv[1])
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from abaw_seq.cli import main
+def first_step(*_):
+    print(time.time() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, flush=True)
+    os._exit(0)
+register_optimizer_step_post_hook(first_step)
+main(sys.argv[2:])
+"""
+
+
+def reading_table(sizes: Sizes) -> str:
+    """From the command to its first step, memory, and the rates at which features are read and gathered."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, small = Path(folder) / "feats.h5", Path(folder) / "small.h5"
+        write_features(path, sizes.file_frames, sizes.features)
+        write_features(small, 2_000, sizes.features)
+        seconds, peak = _first_step(path, Path(folder) / "run")
+        _, alone = _first_step(small, Path(folder) / "small")
+        size = sizes.file_frames * sizes.features * 2
+        load = _rate(size, lambda: load_corpus([path]))
+        plain = Path(folder) / "plain"
+        plain.write_bytes(bytes(size))
+        raw = _rate(size, lambda: np.fromfile(plain, np.float16))
+        plain.unlink()
+        here, there = load_corpus([path]), load_corpus([path], memory="file")
+        windows = np.random.default_rng(0).integers(0, sizes.file_frames - 64, (300, 8, 1)) + np.arange(64)
+        rows = torch.from_numpy(windows)
+        gathered = [_rate(windows.size // 64, lambda c=c: _gather(c, rows)) for c in (here, there)]
+    return "\n".join(
+        [
+            f"### Reading: {sizes.file_frames:,} frames of {sizes.features} float16 features, {size / 1e6:,.0f} MB, "
+            "file in the cache",
+            "",
+            "| what | |",
+            "| --- | ---: |",
+            f"| `abaw-seq train` to its first step | {seconds:.1f} s |",
+            f"| peak memory beyond that of a small file / size of the features | {(peak - alone) / size:.2f} |",
+            f"| load the features | {load / 1e6:,.0f} MB/s |",
+            f"| `numpy.fromfile` of as many bytes | {raw / 1e6:,.0f} MB/s |",
+            f"| gather windows of 64 from memory | {gathered[0]:,.0f} windows/s |",
+            f"| gather windows of 64 from the file | {gathered[1]:,.0f} windows/s |",
+        ]
+    )
+
+
+def write_features(path: Path, frames: int, dim: int, videos: int = 100) -> None:
+    """A feature file with labels: the first four fifths of the videos are for training."""
+    values = np.random.default_rng(0).standard_normal((frames // videos, dim), np.float32).astype(np.float16)
+    labels = np.zeros((len(values), 15), np.float32)
+    numbers = np.arange(1, len(values) + 1, dtype=np.int32)
+    with atomic_feature_file(path) as writer:
+        writer.add_backbone("made_up", BackboneInfo(dim, "made up", "none", "0" * 64, {}, "none", "float16", ""))
+        for k in range(videos):
+            split = "train" if k < videos * 4 // 5 else "val"
+            valid = np.ones(len(values), bool)
+            writer.add_video(VideoFeatures(f"video{k:03d}", numbers, valid, {"made_up": values}, labels, split))
+
+
+def _first_step(feats: Path, run: Path) -> tuple[float, int]:
+    """(seconds from the start of the program to its first update, peak memory in bytes)."""
+    arguments = ["train", "--config", str(CONFIGS / "gru.yaml"), "--feats", str(feats), "--run", str(run)]
+    command = [sys.executable, "-c", START, str(time.time()), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds, kilobytes = done.stdout.split()
+    return float(seconds), int(kilobytes) * 1024
+
+
+def _rate(amount: float, work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return amount / (time.perf_counter() - started)
+
+
+def _gather(corpus: Corpus, rows: torch.Tensor) -> None:
+    for _ in corpus.gathered((k, part) for k, part in enumerate(rows)):
+        pass
 
 
 def score_table(kinds: tuple[str, ...], sizes: Sizes, seeds: tuple[int, ...]) -> str:

@@ -136,9 +136,7 @@ def test_duplicates_are_joined_counted_and_the_first_label_is_kept(tmp_path):
 def test_the_three_tasks_of_an_edition_are_merged_by_video_and_frame(tmp_path, va, expr, au, train, val):
     put(tmp_path / va / train / "10-60-1280x720.txt", VA + "0.602,0.389\n-5,-5\n0.1,-0.1\n")
     put(tmp_path / expr / train / "10-60-1280x720.txt", EXPR + "4\n-1\n")
-    put(
-        tmp_path / au / train / "10-60-1280x720.txt", AU + "0,0,0,0,1,1,0,0,0,0,1,0\n" + ",".join(["-1"] * 12)
-    )
+    put(tmp_path / au / train / "10-60-1280x720.txt", AU + "0,0,0,0,1,1,0,0,0,0,1,0\n" + ",".join(["-1"] * 12))
     put(tmp_path / au / val / "10-60-1280x720_right.txt", AU + ",".join("1" * 12) + "\n")
     annotations = read_annotations(tmp_path)
     video = annotations.videos["10-60-1280x720"]
@@ -218,18 +216,14 @@ def test_lists_and_templates_of_a_test_set_give_frames_without_labels(tmp_path, 
         "a": [2],
         "b": [1, 3],
     }
-    assert all(
-        video.split == "test" and np.isnan(video.labels).all() for video in annotations.videos.values()
-    )
+    assert all(video.split == "test" and np.isnan(video.labels).all() for video in annotations.videos.values())
     assert annotations.counts["duplicate rows of a file joined"] == 1
     commas = {"MTL.txt": 4, "CVPR_5th_ABAW_VA_test_set_sample.txt": 1}
     assert annotations.counts["lines that end with a comma"] == commas.get(Path(name).name, 0)
 
 
 def test_a_list_of_videos_gives_test_videos_without_frames(tmp_path):
-    path = put(
-        tmp_path / "names/Action_Unit_Detection_Challenge_test_set_release.txt", "426\n2-30-640x360_left\n"
-    )
+    path = put(tmp_path / "names/Action_Unit_Detection_Challenge_test_set_release.txt", "426\n2-30-640x360_left\n")
     for source in (path, tmp_path):
         videos = read_annotations(source).videos
         assert list(videos) == ["2-30-640x360_left", "426"]
@@ -320,9 +314,7 @@ def test_the_summary_counts_labels_by_split_and_everything_that_was_joined(tmp_p
 
 
 def test_blocks_do_not_show_wherever_they_end(tmp_path, monkeypatch):
-    rows = [
-        f"v{k % 3}/{k // 2:05d}.jpg,0.{k},-0.{k},{k % 8 - (k % 5 == 0)}" + f",{k % 2}" * 12 for k in range(60)
-    ]
+    rows = [f"v{k % 3}/{k // 2:05d}.jpg,0.{k},-0.{k},{k % 8 - (k % 5 == 0)}" + f",{k % 2}" * 12 for k in range(60)]
     path = put(tmp_path / "train.txt", MTL + "\n".join(rows) + "\n")
     whole = read_annotations(path)
     for size in (1, 50, 64, 333):
@@ -404,9 +396,7 @@ def test_a_class_that_an_edition_does_not_know_is_not_written(tmp_path):
 
 def test_the_official_form_is_written(tmp_path):
     labels = np.array([[0, 0.05, 0] + [0] * 5 + [1] + [0] * 6, [NAN, NAN, 4] + [NAN] * 12], np.float32)
-    write_mtl_annotations(
-        tmp_path / "x.txt", [("426/00001.jpg", labels[0]), ("video48/02518.jpg", labels[1])]
-    )
+    write_mtl_annotations(tmp_path / "x.txt", [("426/00001.jpg", labels[0]), ("video48/02518.jpg", labels[1])])
     assert (tmp_path / "x.txt").read_text() == (
         "image,valence,arousal,expression,aus\n"
         "426/00001.jpg,0.0,0.05,0,0,0,0,0,0,1,0,0,0,0,0,0\n"

@@ -20,9 +20,7 @@ from abaw_seq.data.folds import (
 from abaw_seq.errors import UserError
 
 
-def video(
-    count: int, expression: int | None = 0, split: str | None = "train", valence: float = 0.0
-) -> VideoLabels:
+def video(count: int, expression: int | None = 0, split: str | None = "train", valence: float = 0.0) -> VideoLabels:
     labels = np.full((count, 15), np.nan, np.float32)
     if expression is not None:
         labels[:, :2] = valence, 0.5
@@ -83,10 +81,7 @@ def test_folds_agree_in_frames_and_label_distribution():
     frames = np.array([sum(len(videos[name].frames) for name in fold.val) for fold in folds])
     assert np.abs(frames / frames.mean() - 1).max() < 0.05
     counts = np.array(
-        [
-            sum(np.bincount(videos[name].labels[:, 2].astype(int), minlength=8) for name in fold.val)
-            for fold in folds
-        ]
+        [sum(np.bincount(videos[name].labels[:, 2].astype(int), minlength=8) for name in fold.val) for fold in folds]
     )
     # Each class is about 11 videos of lengths from 11 to 2000 frames: a fold cannot be exact.
     assert np.abs(counts / counts.mean(0) - 1).mean() < 0.12

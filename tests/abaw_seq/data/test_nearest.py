@@ -18,9 +18,7 @@ def test_each_task_is_filled_within_its_own_distance():
     labels[1, :2] = 0.5, -0.5
     labels[3, 2] = 6
     labels[3, 3:] = 1
-    filled, counts = fill_nearest_labels(
-        frames, labels, max_distance={"valence": 3, "arousal": 3, "expression": 12}
-    )
+    filled, counts = fill_nearest_labels(frames, labels, max_distance={"valence": 3, "arousal": 3, "expression": 12})
     np.testing.assert_array_equal(filled[:, 0], np.array([0.5, 0.5, 0.5, np.nan, np.nan], np.float32))
     np.testing.assert_array_equal(filled[:, 1], np.array([-0.5, -0.5, -0.5, np.nan, np.nan], np.float32))
     np.testing.assert_array_equal(filled[:, 2], np.full(5, 6, np.float32))
@@ -63,9 +61,7 @@ def test_the_result_is_that_of_a_search_frame_by_frame(frames, data, reach):
     frames = np.array(frames)
     labels = empty(len(frames))
     values = st.sampled_from([None, 0, 1, 2])
-    labels[:, 2] = np.array(
-        data.draw(st.lists(values, min_size=len(frames), max_size=len(frames))), np.float32
-    )
+    labels[:, 2] = np.array(data.draw(st.lists(values, min_size=len(frames), max_size=len(frames))), np.float32)
     expected = labels[:, 2].copy()
     known = [k for k in range(len(frames)) if not np.isnan(labels[k, 2])]
     for k in range(len(frames)):

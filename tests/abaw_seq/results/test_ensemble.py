@@ -58,9 +58,7 @@ def scores(videos):
 
 
 def test_the_mean_is_the_mean_over_the_members_that_predict_the_task(members):
-    bare = {
-        name: VideoPredictions(v.frames, {"au": v.outputs["au"]}, v.labels) for name, v in members["b"].items()
-    }
+    bare = {name: VideoPredictions(v.frames, {"au": v.outputs["au"]}, v.labels) for name, v in members["b"].items()}
     found = fit_ensemble({"a": members["a"], "b": bare}, "mean")
     joined = found.apply({"a": members["a"], "b": bare})["v1"].outputs
     np.testing.assert_allclose(
@@ -169,9 +167,7 @@ def test_stored_weights_apply_to_other_predictions_of_the_same_members(tmp_path,
     bare = {name: {f"x{k}": video(k + 80, {"valence": 0.5, "arousal": 0.5, "expression": 1.0, "au": 0.5}, k,
                                   labels=False) for k in range(2)} for name in "abcd"}  # fmt: skip
     (tmp_path / "test").mkdir()
-    again = join_runs(
-        write(tmp_path / "test", bare), tmp_path / "out", method="mean", weights_of=tmp_path / "joined"
-    )
+    again = join_runs(write(tmp_path / "test", bare), tmp_path / "out", method="mean", weights_of=tmp_path / "joined")
     assert again == {} and not (tmp_path / "out" / "scores.json").exists()
     expected = fitted.apply(bare)["x1"].outputs["au"]
     np.testing.assert_array_equal(read_predictions(tmp_path / "out")["x1"].outputs["au"], expected)

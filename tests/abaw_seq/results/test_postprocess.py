@@ -150,7 +150,9 @@ def test_a_file_that_does_not_fit_is_named(tmp_path, text, words):
 def test_a_run_keeps_its_predictions_and_gets_its_tuned_score_beside_the_untuned(tmp_path, videos):
     write_predictions(tmp_path / "predictions.h5", videos)
     untuned = score(*concatenated(videos))
-    (tmp_path / "scores.json").write_text(json.dumps({"split": "val", "untuned": untuned, "tuned": None, "best_epoch": 7}))
+    (tmp_path / "scores.json").write_text(
+        json.dumps({"split": "val", "untuned": untuned, "tuned": None, "best_epoch": 7})
+    )
     before = (tmp_path / "predictions.h5").read_bytes()
     scores = fit_run(tmp_path)
     assert json.loads((tmp_path / "scores.json").read_text()) == scores

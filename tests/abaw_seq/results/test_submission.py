@@ -89,9 +89,7 @@ def test_the_multi_task_file_follows_the_list_with_its_duplicates_and_trailing_c
 def test_a_task_file_follows_its_template_whose_dummy_values_do_not_matter(tmp_path, kind, rows):
     images = ["v/00005.jpg", "v/00001.jpg", "v/00003.png"]
     dummy = ["", ",", ",0,junk"]
-    template = put(
-        tmp_path / "t.txt", HEADERS[kind] + "".join(f"{i}{d}\n" for i, d in zip(images, dummy, strict=True))
-    )
+    template = put(tmp_path / "t.txt", HEADERS[kind] + "".join(f"{i}{d}\n" for i, d in zip(images, dummy, strict=True)))
     out = tmp_path / "out.txt"
     written = write_submission(out, read_image_list(template), {"v": simple([2, 5], 3)})
     assert written == Written(rows=3, filled=2)
@@ -307,9 +305,7 @@ def test_whatever_is_written_validates_and_reads_back(kind, wanted, data):
         for k, video in enumerate(wanted)
     }
     with tempfile.TemporaryDirectory() as folder:
-        template = put(
-            Path(folder) / "template.txt", HEADERS[kind] + "".join(f"{image},\n" for image in images)
-        )
+        template = put(Path(folder) / "template.txt", HEADERS[kind] + "".join(f"{image},\n" for image in images))
         out = Path(folder) / "out.txt"
         written = write_submission(
             out,
