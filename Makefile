@@ -41,7 +41,6 @@ RESULTS := $(OUT)/results.md
 
 .PHONY: help all results test bench clean
 .DELETE_ON_ERROR:
-.SECONDARY:
 
 help:
 	@echo "make all     frames -> features -> heads -> scores and report (demo data unless DATA is given)"

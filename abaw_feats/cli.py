@@ -155,18 +155,20 @@ def pretrain(config, videos, out, overrides, resume, device):
 @click.option("--config", type=PATHS, help="Settings (YAML); see configs/.")
 @click.option("--videos", multiple=True, type=PATHS, metavar="PATH...", help="Frames, instead of the config's.")
 @click.option("--annotations", multiple=True, type=PATHS, metavar="PATH...", help="Their labels.")
+@click.option("--tasks", multiple=True, metavar="TASK...", help="Of valence, arousal, expression, au.  [default: all]")
 @click.option("--out", type=PATHS, required=True, help="Run folder to write: an encoder, ready to extract with.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE...", help="Change one setting.")
 @click.option("--resume", is_flag=True, help="Go on after the last whole epoch.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]")
-def finetune(config, videos, annotations, out, overrides, resume, device):
+def finetune(config, videos, annotations, tasks, out, overrides, resume, device):
     """Train an encoder on labelled frames."""
     require_feats()
     from abaw_feats import finetune as program
     from abaw_feats.finetune_config import FinetuneConfig
     from abaw_seq.config import load
 
-    settings = load(FinetuneConfig, config, overrides)
+    chosen = [f"tasks=[{','.join(tasks)}]"] if tasks else []
+    settings = load(FinetuneConfig, config, [*overrides, *chosen])
     program.finetune(settings, out, videos=videos, annotations=annotations, device=device, resume=resume)
 
 

@@ -1,6 +1,8 @@
 """The Makefile's steps, without running them."""
 
+import os
 import subprocess
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +33,23 @@ def test_the_demo_pipeline_trains_its_encoders_before_it_extracts(tmp_path):
     assert plan.count("abaw-feats finetune") == 2
     for head in ("lstm", "gru", "transformer", "none"):
         assert f"--config configs/demo/{head}.yaml" in plan
+
+
+def test_a_result_that_was_deleted_is_made_again(tmp_path):
+    made = {"data/contact_sheet.png": 1, "report.html": 9, "feats.h5": 3}
+    made |= {f"encoders/{name}/backbone.yaml": 2 for name in ("mae", "iresnet", "densenet")}
+    made |= {f"runs/{name}/scores.json": 4 for name in ("lstm", "gru", "transformer", "none")}
+    made["runs/average/scores.json"] = 5
+    soon = time.time() + 1000
+    for name, age in made.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (soon + age, soon + age))
+    plan = make("-n", "all", f"OUT={tmp_path}").stdout
+    assert "train" not in plan and "abaw-seq report" not in plan
+    (tmp_path / "runs" / "gru" / "scores.json").unlink()
+    plan = make("-n", "all", f"OUT={tmp_path}").stdout
+    assert plan.count("abaw-seq train") == 1 and "abaw-seq report" in plan
 
 
 def test_the_real_pipeline_takes_the_full_size_encoders_and_published_settings(tmp_path):

@@ -150,10 +150,14 @@ def test_pretrain_and_finetune_get_what_was_typed(here, monkeypatch):
     settings = ["--config", "mae.yaml", "--out", "run", "--set", "epochs=7", "seed=3", "--device", "cpu"]
     code, _, said = run(main, "pretrain", *settings, "--videos", "a", "b", "--resume")
     assert code == 0, said
-    code, _, said = run(main, "finetune", *settings, "--videos", "a", "--annotations", "x", "--annotations", "y")
+    labelled = ["--videos", "a", "--annotations", "x", "--annotations", "y"]
+    code, _, said = run(main, "finetune", *settings, *labelled, "--tasks", "valence", "au")
     assert code == 0, said
+    code, _, said = run(main, "finetune", *settings, *labelled, "--tasks", "smile")
+    assert code == 2 and "smile" in said and "expression" in said
     ((config, videos, out), named), ((config2, out2), named2) = calls
     assert (config.epochs, config.batch_size, config.seed) == (config2.epochs, config2.batch_size, 3) == (7, 9, 3)
+    assert config2.tasks == ("valence", "au")
     assert videos == (Path("a"), Path("b")) and out == out2 == Path("run")
     assert named == {"device": "cpu", "resume": True}
     sources = {"videos": (Path("a"),), "annotations": (Path("x"), Path("y"))}
