@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from abaw_seq.models import gru
+from abaw_seq.models.dropout import Dropout, dropout
+
 State = tuple[Tensor, ...]
 
 
@@ -81,13 +84,16 @@ class Recurrent(nn.Module):
             dropout=config.dropout if layers > 1 else 0.0,
             bidirectional=config.bidirectional,
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.out_dim = config.dim * (2 if config.bidirectional else 1)
 
     def forward(self, x: Tensor, state: State | None = None, used: Tensor | None = None):
         # x: (batch, time, dim)
         given = state[0] if state is not None and isinstance(self.rnn, nn.GRU) else state
-        if used is not None and self.rnn.bidirectional and bool((used < x.shape[1]).any()):
+        short = used is not None and self.rnn.bidirectional and bool((used < x.shape[1]).any())
+        if not short and gru.applies(self.rnn, x):
+            y, left = gru.run(self.rnn, x, given)
+        elif short:
             packed = nn.utils.rnn.pack_padded_sequence(x, used.cpu(), batch_first=True, enforce_sorted=False)
             y, left = self.rnn(packed, given)
             y, _ = nn.utils.rnn.pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])
@@ -106,7 +112,7 @@ class Transformer(nn.Module):
         self.positions = config.positions if first == 0 or config.positions == "rotary" else "none"
         if self.positions == "learned":
             self.table = nn.Parameter(torch.randn(MAX_LEARNED_POSITIONS, config.dim) * 0.02)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(layers))
         last = first + layers == config.layers
         self.norm = nn.LayerNorm(config.dim) if config.norm == "pre" and last else nn.Identity()
@@ -146,7 +152,7 @@ class TransformerLayer(nn.Module):
         self.up = nn.Linear(config.dim, config.ffn)
         self.down = nn.Linear(config.ffn, config.dim)
         self.norm_attention, self.norm_ffn = nn.LayerNorm(config.dim), nn.LayerNorm(config.dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         # x: (batch, time, dim); mask: (batch, 1, 1, time), true where there is a frame
@@ -161,8 +167,18 @@ class TransformerLayer(nn.Module):
         q, k, v = self.qkv(x).view(batch, time, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         if self.rotary:
             q, k = rotate(q), rotate(k)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self.p if self.training else 0.0)
+        p = self.p if self.training else 0.0
+        if p and x.device.type == "cpu":
+            y = dropout(self.weights(q, k, mask), p, True) @ v
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
         return self.dropout(self.out(y.transpose(1, 2).reshape(batch, time, dim)))
+
+    @staticmethod
+    def weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention (batch, heads, time, time): the plain form, for which dropout on the CPU is faster."""
+        scores = q @ (k * k.shape[-1] ** -0.5).transpose(-1, -2)
+        return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
 
     def ffn(self, x: Tensor) -> Tensor:
         return self.dropout(self.down(self.dropout(F.relu(self.up(x)))))
@@ -201,7 +217,7 @@ class DilatedLayer(nn.Module):
         self.one = nn.Conv1d(in_dim, out_dim, config.kernel, dilation=dilation)
         self.two = nn.Conv1d(out_dim, out_dim, config.kernel, dilation=dilation)
         self.shortcut = nn.Conv1d(in_dim, out_dim, 1) if in_dim != out_dim else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, keep: Tensor | None) -> Tensor:
         # x: (batch, dim, time); keep: (batch, 1, time)

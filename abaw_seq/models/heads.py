@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from abaw_seq.data.feature_store import standardised
+from abaw_seq.models.dropout import Dropout
 
 
 class Standardise(nn.Module):
@@ -38,9 +39,9 @@ class TaskHead(nn.Module):
 
     def __init__(self, in_dim: int, hidden: tuple[int, ...], out_dim: int, dropout: float):
         super().__init__()
-        layers: list[nn.Module] = [nn.Dropout(dropout)]
+        layers: list[nn.Module] = [Dropout(dropout)]
         for width in hidden:
-            layers += [nn.Linear(in_dim, width), nn.ReLU(), nn.Dropout(dropout)]
+            layers += [nn.Linear(in_dim, width), nn.ReLU(), Dropout(dropout)]
             in_dim = width
         self.hidden = nn.Sequential(*layers)
         self.output = nn.Linear(in_dim, out_dim)

@@ -48,8 +48,8 @@ def predict_videos(
     """Probabilities of every frame of the given videos, in their order.
 
     With `carry` a recurrent model sees each video from start to end in segments of `length`, its
-    state handed on, as in training. Otherwise windows of `length` overlap by half and each frame is
-    the average of the windows it lies in, weighted towards their centres.
+    state handed on, as in training. Otherwise windows of `length` overlap by a quarter and each frame
+    is the average of the windows it lies in, weighted towards their centres.
 
     Returns {task: (n, ...)} on the corpus' device, rows as in `corpus.rows(videos)`.
     """
@@ -68,7 +68,7 @@ def predict_videos(
             state.put(step.lane, found.state)
             total.add(found.outputs, step.window, own, np.ones(length))
     else:
-        cut = batches_of_overlapping(lengths, length, max(length // 2, 1), batch)
+        cut = batches_of_overlapping(lengths, length, length - length // 4, batch)
         for windows, features in corpus.gathered((rows, corpus.window_rows(rows, videos)) for rows in cut):
             total.add(model(features).outputs, windows, own, centre_weights(int(windows[0, 2])))
     model.train(was_training)

@@ -117,7 +117,7 @@ def test_the_abaw4_configs_hold_the_published_settings():
     assert names == {"lstm", "gru", "transformer", "sbe", "sbe_hsf", "prediction_feedback", "none"}
     for name in names:
         config = configs.load(TrainConfig, ROOT / f"configs/abaw4/{name}.yaml")
-        assert (config.windows.length, config.windows.batch, config.epochs) == (64, 8, 50)
+        assert (config.windows.length, config.windows.batch, config.epochs) == (64, 4, 50)
         optim = config.optim
         assert (optim.kind, optim.lr, optim.clip, optim.weight_decay) == ("adam", 5e-5, 5, 0)
         assert config.windows.carry == (name in ("lstm", "gru"))

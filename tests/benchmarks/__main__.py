@@ -10,12 +10,13 @@ FOLDER = Path(__file__).parent
 
 
 def main(names: list[str]) -> None:
-    """Each `bench_<name>.py` here has `run() -> str`; an unknown name ends with the list of those there are."""
+    """Each `bench_<name>.py` here has a `run()` that yields its tables; an unknown name is answered with theirs."""
     found = sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py"))
     if unknown := [name for name in names if name not in found]:
         sys.exit(f"no benchmark {unknown[0]!r}: one of {', '.join(found)}")
     for name in names or found:
-        print(importlib.import_module(f"{__package__}.bench_{name}").run(), end="\n\n", flush=True)
+        for table in importlib.import_module(f"{__package__}.bench_{name}").run():
+            print(table, end="\n\n", flush=True)
 
 
 if __name__ == "__main__":

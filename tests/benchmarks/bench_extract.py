@@ -40,11 +40,11 @@ BACKBONES = ("mae", "iresnet100", "densenet")
 TINY = "name: tiny\nlike: mae\noptions: {patch: 16, width: 16, depth: 1, heads: 1}\npreprocessing: {size: 32}\n"
 
 
-def run() -> str:
+def run() -> Iterator[str]:
     """The tables of a full run, as Markdown."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         main([])
-    return printed.getvalue().strip()
+    yield printed.getvalue().strip()
 
 
 def main(arguments: list[str] | None = None) -> None:

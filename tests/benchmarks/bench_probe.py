@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from abaw_seq.config import load
 CONFIGS = Path(__file__).parents[2] / "configs" / "demo"
 
 
-def run(frames: int = 8000, videos: int = 32, pretraining: tuple[int, ...] = (1, 6), epochs: int = 5) -> str:
+def run(frames: int = 8000, videos: int = 32, pretraining: tuple[int, ...] = (1, 6), epochs: int = 5) -> Iterator[str]:
     """A Markdown table: random weights, weights after so many epochs of pre-training, the last fine-tuned."""
     with tempfile.TemporaryDirectory() as name:
         scores = probe_scores(Path(name), frames, videos, pretraining, epochs)
@@ -32,7 +33,7 @@ def run(frames: int = 8000, videos: int = 32, pretraining: tuple[int, ...] = (1,
         "| --- | ---: |",
         *(f"| {called} | {value:.3f} |" for called, value in scores.items()),
     ]
-    return "\n".join(lines)
+    yield "\n".join(lines)
 
 
 def probe_scores(folder: Path, frames: int, videos: int, pretraining: tuple[int, ...], epochs: int) -> dict[str, float]:

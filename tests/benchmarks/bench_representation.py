@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "demo"
 IMAGES = 512
 
 
-def run(steps: int = 8, rounds: int = 5) -> str:
+def run(steps: int = 8, rounds: int = 5) -> Iterator[str]:
     """A Markdown table with one row per encoder of the demo."""
     device = find_device("auto")
     lines = [
@@ -53,7 +53,7 @@ def run(steps: int = 8, rounds: int = 5) -> str:
         step, bound = (batch * steps / statistics.median(column) for column in zip(*seconds, strict=True))
         ratio = statistics.median(alone / whole for whole, alone in seconds)
         lines.append(f"| {name} | {batch} | {step:.0f} | {bound:.0f} | {ratio:.2f} |")
-    return "\n".join(lines)
+    yield "\n".join(lines)
 
 
 Comparison = tuple[int, Callable[[], object], Callable[[], object]]

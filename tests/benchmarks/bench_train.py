@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,11 +62,12 @@ def run(
     speed: Sizes | None = None,
     score: Sizes | None = None,
     seeds: tuple[int, ...] = (0, 1, 2),
-) -> str:
+) -> Iterator[str]:
     """Markdown tables: seconds per epoch with the evaluation each does, start-up and reading, scores over seeds."""
     speed = speed or Sizes()
-    tables = [speed_table(kinds, speed), reading_table(speed), score_table(kinds, score or Sizes.small(), seeds)]
-    return "\n\n".join(tables)
+    yield speed_table(kinds, speed)
+    yield reading_table(speed)
+    yield score_table(kinds, score or Sizes.small(), seeds)
 
 
 def speed_table(kinds: tuple[str, ...], sizes: Sizes) -> str:
