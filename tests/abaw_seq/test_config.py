@@ -122,6 +122,6 @@ def test_the_abaw4_configs_hold_the_published_settings():
         assert (optim.kind, optim.lr, optim.clip, optim.weight_decay) == ("adam", 5e-5, 5, 0)
         assert config.windows.carry == (name in ("lstm", "gru"))
         weights = config.weighting
-        assert (weights.valence, weights.arousal, weights.au, weights.expression) == (12, 12, 1, 0.35)
+        assert (weights.valence, weights.arousal, weights.au, weights.expression) == (4, 4, 1, 0.35)
         assert config.loss.valence_arousal == "mse" and not config.loss.balance
         assert config.model.head == (512, 256)

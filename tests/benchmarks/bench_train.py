@@ -47,7 +47,7 @@ class Sizes:
     longest: int = 4000
     features: int = 1622
     noise: float = 12.0
-    rounds: int = 3
+    rounds: int = 2
     file_frames: int = 170_000
     overrides: tuple[str, ...] = ()
 
@@ -79,8 +79,9 @@ def speed_table(kinds: tuple[str, ...], sizes: Sizes) -> str:
         f"{frames[1]:,}, {sizes.features} features, CPU with {torch.get_num_threads()} threads, fp32",
         "",
         "| encoder | published: train / its evaluation / epoch (s) | ours: train / evaluate / epoch (s) "
-        "| published / ours | bare step (s) | bare / our training | computed on padding: published / ours |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| published / ours | bare step (s) | bare / our training | updates: published / ours "
+        "| computed on padding: published / ours | published / ours in bf16 |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for kind in kinds:
         config = configs.load(TrainConfig, CONFIGS / f"{kind}.yaml", [*sizes.overrides, "epochs=1"])
@@ -92,7 +93,8 @@ def speed_table(kinds: tuple[str, ...], sizes: Sizes) -> str:
             f"| {kind} | {median['train']:.2f} / {median['evaluate']:.2f} / {reference:.2f} "
             f"| {median['our train']:.2f} / {median['our evaluate']:.2f} / {ours:.2f} | {reference / ours:.1f} "
             f"| {median['bare']:.2f} | {median['bare'] / median['our train']:.2f} "
-            f"| {median['padding']:.0%} / {median['our padding']:.0%} |"
+            f"| {median['updates']:.0f} / {median['our updates']:.0f} "
+            f"| {median['padding']:.0%} / {median['our padding']:.0%} | {reference / median['bf16']:.1f} |"
         )
     return "\n".join(lines)
 
@@ -102,10 +104,13 @@ def _one_round(config: TrainConfig, corpus: Corpus) -> dict[str, float]:
     reference: PublishedResult = published_training(config, corpus)
     spent = reference.seconds[0]
     ours = _our_epoch(config, corpus)
+    half = _our_epoch(dataclasses.replace(config, precision="bf16"), corpus)
     return {
         "train": spent.train,
         "evaluate": spent.evaluate_train + spent.evaluate_val,
+        "updates": spent.steps,
         "padding": 1 - spent.frames / spent.computed,
+        "bf16": half["our train"] + half["our evaluate"],
         **ours,
         "bare": _bare_epoch(config, corpus),
     }
@@ -131,8 +136,14 @@ def _our_epoch(config: TrainConfig, corpus: Corpus) -> dict[str, float]:
     evaluate(model, corpus, validation, truth, config)
     done = time.perf_counter()
     frames = sum(corpus.lengths[v] for v in training)
-    computed = sum(b.rows.numel() for b in _batches(config, corpus))
-    return {"our train": trained - started, "our evaluate": done - trained, "our padding": 1 - frames / computed}
+    batches = _batches(config, corpus)
+    computed = sum(b.rows.numel() for b in batches)
+    return {
+        "our train": trained - started,
+        "our evaluate": done - trained,
+        "our updates": len(batches),
+        "our padding": 1 - frames / computed,
+    }
 
 
 def _batches(config: TrainConfig, corpus: Corpus) -> list[Batch]:

@@ -26,6 +26,7 @@ from abaw_seq.metrics import score
 from abaw_seq.models.encoders import EncoderConfig
 
 WIDTHS = {"valence": 1, "arousal": 1, "expression": 8, "au": 12}
+WEIGHTS = {"valence": 12, "arousal": 12, "expression": 0.35, "au": 1}
 
 
 @dataclass
@@ -135,8 +136,13 @@ def published_losses(outputs: dict[str, Tensor], labels: Tensor) -> dict[str, Te
     return losses
 
 
-def published_training(config: TrainConfig, corpus: Corpus, *, seed: int | None = None) -> PublishedResult:
-    """Train by the published loop with the model, optimiser, schedule and epochs of a config; on the CPU."""
+def published_training(
+    config: TrainConfig, corpus: Corpus, *, seed: int | None = None, batch: int = 8
+) -> PublishedResult:
+    """Train by the published loop and weights, with the model, optimiser, schedule and epochs of a config; on the CPU.
+
+    batch: videos side by side, 8 as published.
+    """
     seed = config.seed if seed is None else seed
     training, validation = corpus.in_split("train"), corpus.in_split("val")
     features = corpus.features.float()
@@ -155,30 +161,30 @@ def published_training(config: TrainConfig, corpus: Corpus, *, seed: int | None 
             group["lr"] = learning_rate(config.optim, epoch, config.epochs)
         started = time.perf_counter()
         order = [training[k] for k in rng.permutation(len(training))]
-        _train_epoch(model, optimizer, corpus, features, order, config, seconds)
+        _train_epoch(model, optimizer, corpus, features, order, config, batch, seconds)
         seconds.train = time.perf_counter() - started
         started = time.perf_counter()
-        _evaluate(model, corpus, features, training, config)
+        _evaluate(model, corpus, features, training, config, batch)
         seconds.evaluate_train = time.perf_counter() - started
         started = time.perf_counter()
-        result.scores.append(_evaluate(model, corpus, features, validation, config))
+        result.scores.append(_evaluate(model, corpus, features, validation, config, batch))
         seconds.evaluate_val = time.perf_counter() - started
         result.seconds.append(seconds)
     return result
 
 
-def _train_epoch(model, optimizer, corpus: Corpus, features: Tensor, order: list[int], config, seconds) -> None:
-    weights, length = config.weighting, config.windows.length
+def _train_epoch(model, optimizer, corpus, features: Tensor, order: list[int], config, batch: int, seconds) -> None:
+    length = config.windows.length
     model.train()
-    for k in range(0, len(order), config.windows.batch):
-        videos = order[k : k + config.windows.batch]
+    for k in range(0, len(order), batch):
+        videos = order[k : k + batch]
         x, labels = padded(corpus, features, videos)
         state = None
         for start in range(0, x.shape[1], length):
             outputs, state = model(x[:, start : start + length], state if config.windows.carry else None)
             losses = published_losses(outputs, labels[:, start : start + length])
             optimizer.zero_grad()
-            sum(getattr(weights, task) * loss for task, loss in losses.items()).backward()
+            sum(WEIGHTS[task] * loss for task, loss in losses.items()).backward()
             nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
             optimizer.step()
             state = _detached(state)
@@ -194,19 +200,19 @@ def _detached(state):
 
 
 @torch.no_grad()
-def _evaluate(model, corpus: Corpus, features: Tensor, videos: list[int], config: TrainConfig) -> dict:
+def _evaluate(model, corpus: Corpus, features: Tensor, videos: list[int], config: TrainConfig, batch: int) -> dict:
     model.eval()
     found: dict[str, list] = {task: [] for task in WIDTHS}
     truth = []
-    for k in range(0, len(videos), config.windows.batch):
-        batch = videos[k : k + config.windows.batch]
-        x, labels = padded(corpus, features, batch)
+    for k in range(0, len(videos), batch):
+        group = videos[k : k + batch]
+        x, labels = padded(corpus, features, group)
         parts, state = [], None
         for start in range(0, x.shape[1], config.windows.length):
             state = state if config.windows.carry else None
             outputs, state = model(x[:, start : start + config.windows.length], state)
             parts.append(outputs)
-        for row, video in enumerate(batch):
+        for row, video in enumerate(group):
             used = corpus.lengths[video]
             truth.append(labels[row, :used])
             for task in WIDTHS:
