@@ -4,6 +4,7 @@
 #   make all DATA=... ANNOTATIONS=... WEIGHTS=...   on Aff-Wild2, with the full-size encoders
 
 PYTHON ?= python3
+JOBS   ?= 2
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
@@ -107,5 +108,5 @@ $(REPORT): $(SCORES) $(AVERAGE)/scores.json
 # The comparison of all models over seeds. Members that are finished are not trained again.
 $(RESULTS): $(wildcard $(CONFIGS)/*.yaml) $(FEATS)
 	@if [ -e $@ ]; then rm -rf $(OUT)/results; fi
-	$(BIN)/abaw-seq ensemble --config $(CONFIGS)/ensemble.yaml --feats $(FEATS) --run $(OUT)/results > /dev/null
+	$(BIN)/abaw-seq ensemble --config $(CONFIGS)/ensemble.yaml --feats $(FEATS) --run $(OUT)/results --jobs $(JOBS) > /dev/null
 	cp $(OUT)/results/results.md $@

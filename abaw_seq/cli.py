@@ -31,6 +31,13 @@ memory_option = click.option(
     show_default=True,
     help="Where the features are while training; auto: the first of device, host memory and file with room.",
 )
+jobs_option = click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Models trained at a time, each with its share of the CPU's threads, all on one copy of the features.",
+)
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 
 
@@ -87,8 +94,9 @@ def train(feats, config_file, overrides, run, resume, labels, memory, device) ->
 @click.option("--write-only", is_flag=True, help="Write folds.yaml and train nothing.")
 @labels_option
 @memory_option
+@jobs_option
 @device_option
-def crossval(feats, config_file, overrides, folds, run, resume, write_only, labels, memory, device) -> None:
+def crossval(feats, config_file, overrides, folds, run, resume, write_only, labels, memory, jobs, device) -> None:
     """Train the official split and K folds by source video; scores of each and of all together."""
     from abaw_seq import config as configs
     from abaw_seq.data.folds import FOLD_HEADER, fold_rows
@@ -104,7 +112,7 @@ def crossval(feats, config_file, overrides, folds, run, resume, write_only, labe
     if write_only:
         click.echo(store_folds(run, chosen))
         return
-    result = crossvalidate(settings, corpus, chosen, run, device=device, resume=resume)
+    result = crossvalidate(settings, corpus, chosen, run, device=device, resume=resume, jobs=jobs)
     print_comparison(f"{run}: {len(chosen)} folds", fold_table(result))
 
 
@@ -194,8 +202,9 @@ def label(feats, annotations, output) -> None:
 @click.option("--config", "recipe", type=PATH, help="Train the members of this recipe first, on --feats.")
 @click.option("--feats", type=PATH, multiple=True, help="Feature file for --config; repeat to join several.")
 @set_option
+@jobs_option
 @device_option
-def ensemble(runs, run, method, weights_of, recipe, feats, overrides, device) -> None:
+def ensemble(runs, run, method, weights_of, recipe, feats, overrides, jobs, device) -> None:
     """Join the predictions of runs or raw prediction files (RUNS), task by task.
 
     With --config a recipe (configs/abaw4/ensemble.yaml) trains the members, each with several seeds.
@@ -204,7 +213,7 @@ def ensemble(runs, run, method, weights_of, recipe, feats, overrides, device) ->
     from abaw_seq.results.tables import print_comparison, print_scores
 
     if recipe is not None:
-        _follow_recipe(recipe, overrides, runs, feats, run, _device(device))
+        _follow_recipe(recipe, overrides, runs, feats, run, _device(device), jobs)
         return
     if not runs:
         raise UserError("nothing to join: name run folders or prediction files, or --config RECIPE --feats FILE")
@@ -267,12 +276,13 @@ def _fit_runs(runs, fit_on) -> None:
     print_comparison("Untuned and tuned scores", table)
 
 
-def _follow_recipe(recipe_file, overrides, runs, feats, run, device) -> None:
+def _follow_recipe(recipe_file, overrides, runs, feats, run, device, jobs) -> None:
     from abaw_seq.learn.recipe import follow, load_recipe
 
     if runs or not feats:
         raise UserError("--config trains its own members: give --feats FILE and no RUNS")
-    click.echo(follow(load_recipe(recipe_file, overrides), recipe_file.parent, list(feats), run, device=device))
+    recipe = load_recipe(recipe_file, overrides)
+    click.echo(follow(recipe, recipe_file.parent, list(feats), run, device=device, jobs=jobs))
 
 
 def _device(name: str):

@@ -17,6 +17,14 @@ from abaw_seq.errors import AbawError
 
 PLAIN_PROGRESS_SECONDS = 10.0
 
+_shows_progress = True
+
+
+def show_no_progress() -> None:
+    """Let `progress` be silent in this process, because another one shows how things advance."""
+    global _shows_progress
+    _shows_progress = False
+
 
 def say(text: str) -> None:
     """Print one line to standard error, where all talk that is not a result goes."""
@@ -80,7 +88,9 @@ def progress(label: str, total: int, unit: str) -> Iterator[Callable[..., None]]
     >>> with progress("extract", total=2, unit="frames") as advance:
     ...     advance(2)
     """
-    if sys.stderr.isatty():
+    if not _shows_progress:
+        yield lambda count=1, note="": None
+    elif sys.stderr.isatty():
         yield from _bar(label, total, unit)
     else:
         yield from _lines(label, total, unit)

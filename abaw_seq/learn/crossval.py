@@ -24,9 +24,10 @@ from abaw_seq.errors import UserError
 from abaw_seq.learn.checkpoint import write_text_atomic
 from abaw_seq.learn.provenance import provenance
 from abaw_seq.learn.settings import TrainConfig
-from abaw_seq.learn.train import check_same_config, train
-from abaw_seq.results.predict import predict_corpus, save_results
-from abaw_seq.results.prediction_file import VideoPredictions, read_predictions
+from abaw_seq.learn.side_by_side import Training, train_all
+from abaw_seq.learn.train import check_same_config
+from abaw_seq.results.predict import save_results
+from abaw_seq.results.prediction_file import read_predictions
 from abaw_seq.terminal import say
 
 SCORES = ("p_mtl", "valence", "arousal", "expression", "au")
@@ -73,8 +74,9 @@ def crossvalidate(
     *,
     device: torch.device,
     resume: bool = False,
+    jobs: int = 1,
 ) -> dict[str, Any]:
-    """Train every fold in its own run folder below `folder`; what `scores.json` holds.
+    """Train every fold in its own run folder below `folder`, `jobs` at a time; what `scores.json` holds.
 
     With `resume` finished folds are passed over and an interrupted one goes on. The official
     split's validation videos are also in the other folds, so it is left out of the pooled
@@ -90,17 +92,15 @@ def crossvalidate(
     write_text_atomic(folder / "provenance.json", json.dumps(provenance(corpus, config.seed, device), indent=1))
 
     resplit = [fold.name for fold in folds if fold.name != OFFICIAL] or [OFFICIAL]
+    trainings = [_training(config, corpus, fold, folder, f"{k} of {len(folds)}") for k, fold in enumerate(folds, 1)]
+    unfinished = [training for training in trainings if not (training.run / "scores.json").exists()]
+    train_all(unfinished, {config.backbones: corpus}, device=device, jobs=jobs)
     scores, pooled = {}, {}
-    for k, fold in enumerate(folds, 1):
-        run = folder / fold.name
-        say(f"fold {fold.name} ({k} of {len(folds)}): {len(fold.train)} training videos, {len(fold.val)} left out")
-        if resume and (run / "scores.json").exists():
-            predictions, found = read_predictions(run), json.loads((run / "scores.json").read_text())
-        else:
-            predictions, found = _train_fold(config, corpus, fold, run, device=device, resume=resume)
+    for fold in folds:
+        found = json.loads((folder / fold.name / "scores.json").read_text())
         scores[fold.name] = found["untuned"] | {"best_epoch": found["best_epoch"]}
         if fold.name in resplit:
-            pooled |= predictions
+            pooled |= read_predictions(folder / fold.name)
 
     result = save_results(folder, dict(sorted(pooled.items())), epoch=None)
     result |= {
@@ -119,16 +119,11 @@ def fold_table(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return folds | {"mean": result["mean"], "deviation": result["deviation"], "pooled": result["untuned"]}
 
 
-def _train_fold(
-    config: TrainConfig, corpus: Corpus, fold: Fold, run: Path, *, device: torch.device, resume: bool
-) -> tuple[dict[str, VideoPredictions], dict[str, Any]]:
+def _training(config: TrainConfig, corpus: Corpus, fold: Fold, folder: Path, which: str) -> Training:
     index = {name: k for k, name in enumerate(corpus.names)}
     training, validation = ([index[video] for video in part] for part in (fold.train, fold.val))
-    result = train(
-        config, corpus, run, device=device, resume=resume, train_videos=training, val_videos=validation
-    )  # fmt: skip
-    predictions = predict_corpus(result.model, config, corpus, validation)
-    return predictions, save_results(run, predictions, epoch=result.epoch)
+    title = f"fold {fold.name} ({which}): {len(training)} training videos, {len(validation)} left out"
+    return Training(config, folder / fold.name, title, training, validation)
 
 
 def _over_folds(scores: list[dict[str, Any]], statistic) -> dict[str, float | None]:

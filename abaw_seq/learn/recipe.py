@@ -24,16 +24,15 @@ from abaw_seq.errors import UserError
 from abaw_seq.learn.checkpoint import write_text_atomic
 from abaw_seq.learn.crossval import choose_folds, crossvalidate
 from abaw_seq.learn.settings import TrainConfig
-from abaw_seq.learn.train import check_same_config, train
+from abaw_seq.learn.side_by_side import Training, train_all
+from abaw_seq.learn.train import check_same_config
 from abaw_seq.metrics import score
 from abaw_seq.results.ensemble import cross_fitted_ensemble, fit_ensemble
 from abaw_seq.results.joined_runs import store_joined
 from abaw_seq.results.objective import Videos, cross_fitted, labelled_videos
 from abaw_seq.results.postprocess import fit_postprocess, fit_run
-from abaw_seq.results.predict import predict_corpus, save_results
 from abaw_seq.results.prediction_file import concatenated, read_predictions, write_predictions
 from abaw_seq.results.tables import number
-from abaw_seq.terminal import say
 
 COLUMNS = {
     "p_mtl": "P_MTL",
@@ -79,8 +78,8 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     return dataclasses.replace(recipe, set=(*recipe.set, *others))
 
 
-def follow(recipe: Recipe, folder: Path, feats: list[Path], run: Path, *, device: torch.device) -> str:
-    """Train what is not trained yet, join, tune, and compare; the table as Markdown.
+def follow(recipe: Recipe, folder: Path, feats: list[Path], run: Path, *, device: torch.device, jobs: int = 1) -> str:
+    """Train what is not trained yet, `jobs` at a time, join, tune, and compare; the table as Markdown.
 
     `folder`: where the recipe's configs lie. A member that is finished is passed over, an interrupted
     one goes on. Raises UserError where there is no validation split.
@@ -88,6 +87,7 @@ def follow(recipe: Recipe, folder: Path, feats: list[Path], run: Path, *, device
     # Members, on corpora that are loaded once.
     corpora: dict[tuple[str, ...], Corpus] = {}
     members: dict[str, dict[int, Path]] = {}
+    trainings: list[Training] = []
     for file in (*recipe.baselines, *recipe.members):
         config = configs.load(TrainConfig, folder / file, recipe.set)
         if config.backbones not in corpora:
@@ -96,7 +96,17 @@ def follow(recipe: Recipe, folder: Path, feats: list[Path], run: Path, *, device
             path = run / "members" / f"{Path(file).stem}-{seed}"
             members.setdefault(Path(file).stem, {})[seed] = path
             seeded = dataclasses.replace(config, seed=seed)
-            train_member(seeded, corpora[config.backbones], path, folds=recipe.folds, device=device)
+            if recipe.folds:
+                corpus = corpora[config.backbones]
+                folds = choose_folds(corpus, str(recipe.folds))
+                crossvalidate(seeded, corpus, folds, path, device=device, resume=True, jobs=jobs)
+            elif (path / "scores.json").is_file():
+                check_same_config(path, seeded)
+            else:
+                trainings.append(Training(seeded, path, f"{path}:"))
+    if trainings and not all(corpus.in_split("val") for corpus in corpora.values()):
+        raise UserError("no validation videos to compare and join on: attach labels and splits with abaw-seq label")
+    train_all(trainings, corpora, device=device, jobs=jobs)
 
     # Their validation predictions, joined with weights fitted on these or on out-of-fold predictions.
     stems = [Path(file).stem for file in recipe.members]
@@ -119,21 +129,6 @@ def follow(recipe: Recipe, folder: Path, feats: list[Path], run: Path, *, device
     table = comparison(recipe, members, honest or joined)
     write_text_atomic(run / "results.md", table)
     return table
-
-
-def train_member(config: TrainConfig, corpus: Corpus, path: Path, *, folds: int, device: torch.device) -> None:
-    """One member's run folder, or with `folds` its cross-validation, unless it is there already."""
-    if folds:
-        crossvalidate(config, corpus, choose_folds(corpus, str(folds)), path, device=device, resume=True)
-        return
-    if (path / "scores.json").is_file():
-        check_same_config(path, config)
-        return
-    if not (videos := corpus.in_split("val")):
-        raise UserError("no validation videos to compare and join on: attach labels and splits with abaw-seq label")
-    say(f"{path}:")
-    result = train(config, corpus, path, device=device, resume=True)
-    save_results(path, predict_corpus(result.model, config, corpus, videos), epoch=result.epoch)
 
 
 def _official(path: Path) -> Path:

@@ -1,8 +1,10 @@
 """A recipe trained for real on small data: members, seeds, weights, and the table."""
 
 import json
+import shutil
 import statistics
 
+import h5py
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from abaw_seq.cli import main
 from abaw_seq.data.corpus import load_corpus
 from abaw_seq.errors import UserError
 from abaw_seq.learn import recipe as recipes
+from abaw_seq.learn import side_by_side
 from abaw_seq.learn.recipe import Recipe, follow
 from abaw_seq.results.ensemble import fit_ensemble, load_ensemble
 from abaw_seq.results.postprocess import load_postprocess
@@ -61,7 +64,7 @@ def test_members_are_trained_once_on_one_corpus_and_joined(folder, toy_feats, mo
     assert cells["gru"][0] == f"{statistics.fmean(single):.3f} ± {statistics.stdev(single):.3f}"
     assert cells["ensemble of 4 (greedy)"][0] == f"{scores(run)['cross_fitted_weights']['p_mtl']:.3f}"
 
-    monkeypatch.setattr(recipes, "train", None)
+    monkeypatch.setattr(side_by_side, "train", None)
     assert follow(recipe, folder, [toy_feats], run, device=CPU) == table
 
 
@@ -100,8 +103,12 @@ def test_recipes_that_cannot_be_followed_are_refused(wrong):
         Recipe(**wrong)
 
 
-def test_a_corpus_without_validation_videos_is_refused(folder, toy_feats):
-    corpus = load_corpus([toy_feats])
-    blank = type(corpus)(**{**vars(corpus), "splits": ("train",) * len(corpus.names)})
+def test_a_corpus_without_validation_videos_is_refused(folder, toy_feats, tmp_path):
+    blank = tmp_path / "blank.h5"
+    shutil.copyfile(toy_feats, blank)
+    with h5py.File(blank, "a") as file:
+        for video in file["videos"].values():
+            video.attrs["split"] = "train"
     with pytest.raises(UserError, match="no validation videos"):
-        recipes.train_member(None, blank, folder / "x", folds=0, device=CPU)
+        recipes.follow(Recipe(("none.yaml",)), folder, [blank], tmp_path / "run", device=CPU)
+    assert not (tmp_path / "run").exists()

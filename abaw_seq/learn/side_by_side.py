@@ -1,0 +1,108 @@
+"""Several trainings on shared corpora: one after the other, or side by side in processes that share their memory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.multiprocessing
+from torch import Tensor
+
+from abaw_seq import terminal
+from abaw_seq.data.corpus import Corpus
+from abaw_seq.learn.settings import TrainConfig
+from abaw_seq.learn.train import train
+from abaw_seq.results.predict import predict_corpus, save_results
+
+SHARED_MEMORY = Path("/dev/shm")
+
+Corpora = dict[tuple[str, ...], Corpus]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One model: its config, whose `backbones` name its corpus, its run folder, and its videos (default: by split)."""
+
+    config: TrainConfig
+    run: Path
+    title: str
+    train_videos: list[int] | None = None
+    val_videos: list[int] | None = None
+
+
+def train_all(trainings: Sequence[Training], corpora: Corpora, *, device: torch.device, jobs: int = 1) -> None:
+    """Train every model, and leave its validation predictions and scores in its run folder.
+
+    Interrupted runs go on after their last whole epoch. With `jobs` above 1 so many train at a time, each
+    in a process of its own with its share of the threads; the corpora are held once. The first error ends all.
+    """
+    jobs = min(jobs, len(trainings))
+    if jobs > 1 and (hindrance := _hindrance(corpora, device)):
+        terminal.say(f"one after the other: {hindrance}")
+        jobs = 1
+    if jobs <= 1:
+        for training in trainings:
+            terminal.say(training.title)
+            _train(training, corpora, device)
+        return
+    shared = {key: _shared(corpus, device) for key, corpus in corpora.items()}
+    pool = ProcessPoolExecutor(
+        jobs,
+        mp_context=torch.multiprocessing.get_context("spawn"),
+        initializer=_start,
+        initargs=(shared, device, max(torch.get_num_threads() // jobs, 1)),
+    )
+    try:
+        with terminal.progress(f"train {jobs} at a time", len(trainings), "models") as advance:
+            names = {pool.submit(_work, training): training.run.name for training in trainings}
+            for done in as_completed(names):
+                done.result()
+                advance(1, names[done])
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _train(training: Training, corpora: Corpora, device: torch.device) -> None:
+    config, corpus = training.config, corpora[training.config.backbones]
+    result = train(
+        config, corpus, training.run, device=device, resume=True,
+        train_videos=training.train_videos, val_videos=training.val_videos,
+    )  # fmt: skip
+    videos = corpus.in_split("val") if training.val_videos is None else training.val_videos
+    save_results(training.run, predict_corpus(result.model, config, corpus, videos), epoch=result.epoch)
+
+
+def _hindrance(corpora: Corpora, device: torch.device) -> str:
+    """Why the corpora cannot be held once for several processes; empty if they can."""
+    if not all(isinstance(corpus.features, Tensor) for corpus in corpora.values()):
+        return "features that are not on the device cannot be shared between processes"
+    size = sum(corpus.features.nbytes + corpus.labels.nbytes for corpus in corpora.values())
+    if device.type == "cpu" and SHARED_MEMORY.is_dir() and size > shutil.disk_usage(SHARED_MEMORY).free:
+        return f"{SHARED_MEMORY} has no room for {size / 1e6:,.0f} MB of features"
+    return ""
+
+
+def _shared(corpus: Corpus, device: torch.device) -> Corpus:
+    corpus = corpus.to(device)
+    if device.type == "cpu":
+        corpus.features.share_memory_()
+        corpus.labels.share_memory_()
+    return corpus
+
+
+# What a worker process holds.
+_held: dict[str, object] = {}
+
+
+def _start(corpora: Corpora, device: torch.device, threads: int) -> None:
+    torch.set_num_threads(threads)
+    terminal.show_no_progress()
+    _held.update(corpora=corpora, device=device)
+
+
+def _work(training: Training) -> None:
+    _train(training, _held["corpora"], _held["device"])
