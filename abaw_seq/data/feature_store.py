@@ -141,12 +141,20 @@ def _read(video: StoredVideo, positions: np.ndarray, into: np.ndarray) -> None:
 
 
 def moments(take: Callable[[Tensor], Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (D,) float64 of the given rows: two passes in chunks, exact and small."""
-    parts = rows.split(CHUNK_ROWS)
+    """Mean and deviation (D,) float64 of the given rows, read once in chunks.
+
+    Sums run over differences from the first chunk's mean, so that float32 is exact enough within a chunk.
+    """
     count = max(len(rows), 1)
-    mean = sum(take(part).double().sum(0) for part in parts) / count
-    square = sum((take(part).double() - mean).square().sum(0) for part in parts)
-    return mean, (square / count).sqrt()
+    pilot, total, square = None, 0.0, 0.0
+    for part in rows.split(CHUNK_ROWS):
+        values = take(part).float()
+        pilot = values.sum(0) / max(len(values), 1) if pilot is None else pilot
+        values = values - pilot
+        total = total + values.sum(0).double()
+        square = square + values.square_().sum(0).double()
+    shift = total / count
+    return pilot.double() + shift, (square / count - shift.square()).clamp(min=0).sqrt()
 
 
 def standardised(take: Callable[[Tensor], Tensor], rows: Tensor, columns: list[slice]) -> tuple[Tensor, Tensor]:

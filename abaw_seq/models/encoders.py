@@ -153,6 +153,10 @@ class TransformerLayer(nn.Module):
         self.down = nn.Linear(config.ffn, config.dim)
         self.norm_attention, self.norm_ffn = nn.LayerNorm(config.dim), nn.LayerNorm(config.dim)
         self.dropout = Dropout(config.dropout)
+        # Attention starts as torch's own module does, with which the published systems were trained.
+        nn.init.xavier_uniform_(self.qkv.weight)
+        nn.init.zeros_(self.qkv.bias)
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         # x: (batch, time, dim); mask: (batch, 1, 1, time), true where there is a frame

@@ -168,13 +168,14 @@ def _bare_epoch(config: TrainConfig, corpus: Corpus) -> float:
 
 
 START = """
-import os, resource, sys, time
+import os, sys, time
 started = float(sys.argv[1])
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from abaw_seq.cli import main
 def first_step(*_):
-    print(time.time() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, flush=True)
+    peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    print(time.time() - started, peak.split()[1], flush=True)
     os._exit(0)
 register_optimizer_step_post_hook(first_step)
 main(sys.argv[2:])
