@@ -46,6 +46,7 @@ from abaw_feats.task_network import (
     suit_device,
 )
 from abaw_feats.validation import criterion, validate
+from abaw_seq.cpu import fast_products, size_of
 from abaw_seq.errors import AbawError, UserError
 from abaw_seq.learn.losses import class_weights, outputs_of, positive_weights, task_losses
 from abaw_seq.terminal import say
@@ -154,7 +155,8 @@ def finetune(
 
         # Epochs. Each starts from seeds of its own, so that none depends on where a run was resumed.
         remaining = 0 if _finished(history, best, config) else (config.epochs - len(history)) * updates * effective
-        with group.progress(f"finetune {out.name}", remaining, "images") as advance:
+        bar = group.progress(f"finetune {out.name}", remaining, "images")
+        with bar as advance, fast_products(group.device, size_of(network)):
             while not group.any(group.first and _finished(history, best, config)):
                 epoch, started = len(history), time.monotonic()
                 seed = config.seed * 1_000_003 + epoch

@@ -35,6 +35,7 @@ from abaw_feats.run_folder import open_run, save_epoch, save_tensors, write_prov
 from abaw_feats.sampling import Pool, batches
 from abaw_feats.schedule import autocast_dtype, epoch_rates, parameter_groups, set_learning_rate
 from abaw_feats.task_network import suit_device
+from abaw_seq.cpu import fast_products, size_of
 from abaw_seq.errors import AbawError, UserError
 from abaw_seq.terminal import say
 
@@ -152,7 +153,8 @@ def pretrain(
 
         # Epochs. Each starts from seeds of its own, so that none depends on where a run was resumed.
         remaining = (config.epochs - len(history)) * updates * effective
-        with group.progress(f"pretrain {out.name}", remaining, "images") as advance:
+        bar = group.progress(f"pretrain {out.name}", remaining, "images")
+        with bar as advance, fast_products(group.device, size_of(model)):
             for epoch in range(len(history), config.epochs):
                 started = time.monotonic()
                 seed = config.seed * 1_000_003 + epoch

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import lru_cache
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -13,6 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from abaw_feats.backbones.densenet import DenseLayer
 from abaw_feats.backbones.iresnet import Block, IResNet
+from abaw_seq.cpu import fast_products
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Which batch norm directly follows which convolution or fully connected layer, and nothing else.
@@ -21,7 +20,6 @@ _FOLLOWS = {
     IResNet: (("conv1", "bn1"), ("fc", "features")),
     DenseLayer: (("conv1", "norm2"),),
 }
-_TRUE_FP32_ERROR = 1e-5
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
@@ -108,30 +106,4 @@ def _fold_into_next(net: IResNet) -> None:
 def _true_fp32(device: torch.device) -> AbstractContextManager[None]:
     if device.type == "cuda":
         return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    if device.type == "cpu" and _onednn_products_are_fp32():
-        return _onednn_products()
-    return nullcontext()
-
-
-@contextmanager
-def _onednn_products() -> Iterator[None]:
-    """Let float32 matrix products go through oneDNN: on many AMD processors faster than the default."""
-    matmul = torch.backends.mkldnn.matmul
-    before = matmul.fp32_precision
-    matmul.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = before
-
-
-@lru_cache(maxsize=1)
-def _onednn_products_are_fp32() -> bool:
-    """Whether that switch keeps products at float32 on this processor; on some it means bfloat16."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.backends.mkldnn, "matmul"):
-        return False
-    values = torch.linspace(-1, 1, 256 * 768, dtype=torch.float64).view(256, 768).sin_()
-    exact = values @ values.T
-    with _onednn_products():
-        found = values.float() @ values.float().T
-    return bool((found - exact).abs().max() < _TRUE_FP32_ERROR * exact.abs().max())
+    return fast_products(device)

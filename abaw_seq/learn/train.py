@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from abaw_seq import config as configs
+from abaw_seq.cpu import fast_products, keep_freed_memory, size_of
 from abaw_seq.data.corpus import Corpus
 from abaw_seq.errors import AbawError, UserError
 from abaw_seq.learn.batches import training_batches
@@ -101,7 +102,10 @@ def train(
         write_text_atomic(run / "provenance.json", json.dumps(provenance(corpus, config.seed, device), indent=1))
 
     # Epochs.
-    with progress(f"train {run.name}", config.epochs - first, "epochs") as advance:
+    if device.type == "cpu":
+        keep_freed_memory()
+    bar = progress(f"train {run.name}", config.epochs - first, "epochs")
+    with bar as advance, fast_products(device, size_of(model)):
         for epoch in range(first, config.epochs):
             if config.patience is not None and epoch - best["epoch"] >= config.patience:
                 say(f"{run.name}: no better score for {config.patience} epochs, stopped after epoch {epoch}")

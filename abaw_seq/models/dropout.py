@@ -21,7 +21,8 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
         return F.dropout(x, p)
     dropped = round(p * LEVELS)
     bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    kept = (bits[: x.numel()] >= dropped - LEVELS // 2).to(x.dtype).mul_(LEVELS / (LEVELS - dropped))
+    kept = x.new_empty(x.numel())
+    torch.ge(bits[: x.numel()], dropped - LEVELS // 2, out=kept).mul_(LEVELS / (LEVELS - dropped))
     return x * kept.view(x.shape)
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from abaw_seq.models import gru
+from abaw_seq.models import recurrence
 from abaw_seq.models.dropout import Dropout, dropout
 
 State = tuple[Tensor, ...]
@@ -89,11 +89,12 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor, state: State | None = None, used: Tensor | None = None):
         # x: (batch, time, dim)
-        given = state[0] if state is not None and isinstance(self.rnn, nn.GRU) else state
         short = used is not None and self.rnn.bidirectional and bool((used < x.shape[1]).any())
-        if not short and gru.applies(self.rnn, x):
-            y, left = gru.run(self.rnn, x, given)
-        elif short:
+        if not short and recurrence.applies(self.rnn, x):
+            y, left = recurrence.run(self.rnn, x, state)
+            return self.dropout(y), tuple(part.detach() for part in left)
+        given = state[0] if state is not None and isinstance(self.rnn, nn.GRU) else state
+        if short:
             packed = nn.utils.rnn.pack_padded_sequence(x, used.cpu(), batch_first=True, enforce_sorted=False)
             y, left = self.rnn(packed, given)
             y, _ = nn.utils.rnn.pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from abaw_seq.cpu import fast_products, size_of
 from abaw_seq.data.corpus import Corpus
 from abaw_seq.data.windows import batches_of_overlapping, centre_weights, lane_steps
 from abaw_seq.models.encoders import State
@@ -58,19 +59,20 @@ def predict_videos(
     own = np.cumsum([0, *(corpus.lengths[v] for v in videos)])
     lengths = [corpus.lengths[v] for v in videos]
     total = _Average(int(own[-1]), corpus.device)
-    if carry and model.recurrent:
-        state = CarriedState()
-        steps = lane_steps(lengths, length, EVALUATION_LANES)
-        for step, features in corpus.gathered((step, corpus.window_rows(step.window, videos)) for step in steps):
-            used = torch.from_numpy(step.window[:, 2]).to(corpus.device)
-            short = bool((step.window[:, 2] < step.window[:, 2].max()).any())
-            found = model(features, state.take(step.lane, step.fresh), used if short else None)
-            state.put(step.lane, found.state)
-            total.add(found.outputs, step.window, own, np.ones(length))
-    else:
-        cut = batches_of_overlapping(lengths, length, length - length // 4, batch)
-        for windows, features in corpus.gathered((rows, corpus.window_rows(rows, videos)) for rows in cut):
-            total.add(model(features).outputs, windows, own, centre_weights(int(windows[0, 2])))
+    with fast_products(corpus.device, size_of(model)):
+        if carry and model.recurrent:
+            state = CarriedState()
+            steps = lane_steps(lengths, length, EVALUATION_LANES)
+            for step, features in corpus.gathered((step, corpus.window_rows(step.window, videos)) for step in steps):
+                used = torch.from_numpy(step.window[:, 2]).to(corpus.device)
+                short = bool((step.window[:, 2] < step.window[:, 2].max()).any())
+                found = model(features, state.take(step.lane, step.fresh), used if short else None)
+                state.put(step.lane, found.state)
+                total.add(found.outputs, step.window, own, np.ones(length))
+        else:
+            cut = batches_of_overlapping(lengths, length, length - length // 4, batch)
+            for windows, features in corpus.gathered((rows, corpus.window_rows(rows, videos)) for rows in cut):
+                total.add(model(features).outputs, windows, own, centre_weights(int(windows[0, 2])))
     model.train(was_training)
     return total.result()
 

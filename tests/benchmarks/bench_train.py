@@ -8,12 +8,14 @@ whose speed drifts.
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ import torch
 from torch import nn
 
 from abaw_seq import config as configs
+from abaw_seq.cpu import fast_products, keep_freed_memory
 from abaw_seq.data.corpus import Corpus, load_corpus
 from abaw_seq.data.feature_file import BackboneInfo, VideoFeatures, atomic_feature_file
 from abaw_seq.learn.batches import Batch, training_batches
@@ -31,7 +34,7 @@ from abaw_seq.learn.settings import TrainConfig
 from abaw_seq.learn.train import evaluate, selection_criterion, train, train_epoch
 from abaw_seq.learn.weighting import TaskWeighting
 from abaw_seq.models.frameworks import MultiTaskModel
-from tests.benchmarks.published_loop import PublishedResult, published_training
+from tests.benchmarks.published_loop import Seconds, published_training
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "abaw4"
 KINDS = ("lstm", "gru", "transformer")
@@ -83,9 +86,12 @@ def speed_table(kinds: tuple[str, ...], sizes: Sizes) -> str:
         "| computed on padding: published / ours | published / ours in bf16 |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for kind in kinds:
-        config = configs.load(TrainConfig, CONFIGS / f"{kind}.yaml", [*sizes.overrides, "epochs=1"])
-        rounds = [_one_round(config, corpus) for _ in range(sizes.rounds)]
+    measured = {}
+    with Processes(corpus) as processes:
+        for kind in kinds:
+            config = configs.load(TrainConfig, CONFIGS / f"{kind}.yaml", [*sizes.overrides, "epochs=1"])
+            measured[kind] = [_one_round(config, processes) for _ in range(sizes.rounds)]
+    for kind, rounds in measured.items():
         median = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
         reference = median["train"] + median["evaluate"]
         ours = median["our train"] + median["our evaluate"]
@@ -99,12 +105,62 @@ def speed_table(kinds: tuple[str, ...], sizes: Sizes) -> str:
     return "\n".join(lines)
 
 
-def _one_round(config: TrainConfig, corpus: Corpus) -> dict[str, float]:
+class Processes:
+    """The published loop and ours, each in a process of its own with the corpus: memory and threads are its alone."""
+
+    def __init__(self, corpus: Corpus):
+        spawn = multiprocessing.get_context("spawn")
+        threads = torch.get_num_threads()
+        self._published, self._ours = (
+            ProcessPoolExecutor(1, spawn, initializer=_prepare, initargs=(corpus, threads, ours))
+            for ours in (False, True)
+        )
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._published.shutdown()
+        self._ours.shutdown()
+
+    def published(self, config: TrainConfig) -> Seconds:
+        """Seconds of one epoch of the published loop."""
+        return self._published.submit(_published_epoch, config).result()
+
+    def ours(self, config: TrainConfig) -> dict[str, float]:
+        """Seconds of one of our epochs."""
+        return self._ours.submit(_in_process, _our_epoch, config).result()
+
+    def bare(self, config: TrainConfig) -> float:
+        """Seconds of the arithmetic of our epoch alone."""
+        return self._ours.submit(_in_process, _bare_epoch, config).result()
+
+
+_corpus: Corpus | None = None
+
+
+def _prepare(corpus: Corpus, threads: int, ours: bool) -> None:
+    global _corpus
+    _corpus = corpus
+    torch.set_num_threads(threads)
+    if ours:
+        keep_freed_memory()
+
+
+def _published_epoch(config: TrainConfig) -> Seconds:
+    return published_training(config, _corpus).seconds[0]
+
+
+def _in_process(epoch: Callable, config: TrainConfig):
+    with fast_products(_corpus.device):
+        return epoch(config, _corpus)
+
+
+def _one_round(config: TrainConfig, processes: Processes) -> dict[str, float]:
     """One epoch of each, one after the other."""
-    reference: PublishedResult = published_training(config, corpus)
-    spent = reference.seconds[0]
-    ours = _our_epoch(config, corpus)
-    half = _our_epoch(dataclasses.replace(config, precision="bf16"), corpus)
+    spent = processes.published(config)
+    ours = processes.ours(config)
+    half = processes.ours(dataclasses.replace(config, precision="bf16"))
     return {
         "train": spent.train,
         "evaluate": spent.evaluate_train + spent.evaluate_val,
@@ -112,7 +168,7 @@ def _one_round(config: TrainConfig, corpus: Corpus) -> dict[str, float]:
         "padding": 1 - spent.frames / spent.computed,
         "bf16": half["our train"] + half["our evaluate"],
         **ours,
-        "bare": _bare_epoch(config, corpus),
+        "bare": processes.bare(config),
     }
 
 

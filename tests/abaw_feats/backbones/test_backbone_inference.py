@@ -118,14 +118,6 @@ def test_fp32_products_are_true_and_the_switch_is_put_back():
     assert matmul.fp32_precision == before
 
 
-def test_the_switch_is_left_alone_where_it_means_bf16(monkeypatch):
-    monkeypatch.setattr(inference, "_onednn_products_are_fp32", lambda: False)
-    monkeypatch.setattr(inference, "_onednn_products", lambda: pytest.fail("switched"))
-    module, x = NETWORKS["vit"]
-    prepared = prepare_for_inference(module, device="cpu", precision="fp32")
-    torch.testing.assert_close(prepared(x), module(x))
-
-
 def test_gpus_compute_convolutions_in_fp32():
     with inference._true_fp32(torch.device("cuda")):
         assert not torch.backends.cudnn.allow_tf32
