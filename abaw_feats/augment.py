@@ -84,8 +84,9 @@ def augment(
     count = len(images)
     warp = random_warps(count, config, generator=generator).to(images.device, images.dtype)
     if size != images.shape[-2] or not _is_identity(config):
-        grid = F.affine_grid(warp, [count, images.shape[1], size, size], align_corners=False)
-        images = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        images = F.grid_sample(
+            images, sampling_grid(warp, size), mode="bilinear", padding_mode="border", align_corners=False
+        )
     if config.brightness or config.contrast or config.saturation:
         images = _jitter(images, config, generator)
     if config.erasing:
@@ -106,6 +107,22 @@ def random_warps(count: int, config: AugmentConfig, *, generator: torch.Generato
     cos, sin = angle.cos(), angle.sin()
     rows = (cos * width * mirror, -sin * height, shift_x, sin * width * mirror, cos * height, shift_y)
     return torch.stack(rows, dim=1).reshape(count, 2, 3)
+
+
+def sampling_grid(warp: torch.Tensor, size: int) -> torch.Tensor:
+    """(count, size, size, 2) places (x, y) in the input that affine maps (count, 2, 3) send output pixels to.
+
+    The same as `torch.nn.functional.affine_grid` without aligned corners, for square images, and faster on
+    the CPU: no matrix products of two and three.
+    """
+    centres = (torch.arange(size, device=warp.device, dtype=warp.dtype) * 2 + 1) / size - 1
+    along, across, shift = warp.unbind(2)
+    planes = warp.new_empty(2, len(warp), size, size)
+    for axis in range(2):
+        by_column = (along[:, axis, None] * centres)[:, None, :]
+        by_row = (across[:, axis, None] * centres + shift[:, axis, None])[:, :, None]
+        torch.add(by_column, by_row, out=planes[axis])
+    return planes.permute(1, 2, 3, 0)
 
 
 def _jitter(images: torch.Tensor, config: AugmentConfig, generator: torch.Generator) -> torch.Tensor:

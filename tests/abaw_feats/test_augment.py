@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abaw_feats.augment import AugmentConfig, augment, random_warps, training_views
+from abaw_feats.augment import AugmentConfig, augment, random_warps, sampling_grid, training_views
 from abaw_feats.backbones import find_spec, spec_from_dict
 from abaw_feats.images import preprocess
 from abaw_seq.config import from_dict
@@ -64,6 +64,13 @@ def test_crops_lie_within_the_image_and_have_the_wanted_area(low, aspect, seed):
     area = torch.linalg.det(warps[:, :, :2])
     assert area.max() <= 1 + 1e-5
     assert area.min() >= low / (1 + aspect) - 1e-5
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_the_sampling_grid_is_torchs(size):
+    warps = random_warps(5, AugmentConfig(rotation=20.0, aspect=0.3, scale=(0.5, 1.0)), generator=seeded())
+    expected = torch.nn.functional.affine_grid(warps, [5, 3, size, size], align_corners=False)
+    torch.testing.assert_close(sampling_grid(warps, size), expected, atol=1e-6, rtol=0)
 
 
 def test_seed_decides_the_changes():
