@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from abaw_feats.backbones.class_token import keep_class_token
 from abaw_feats.backbones.densenet import DenseLayer
 from abaw_feats.backbones.iresnet import Block, IResNet
 from abaw_seq.cpu import fast_products
@@ -42,7 +43,8 @@ def prepare_for_inference(module: nn.Module, *, device: torch.device | str, prec
 
     The result takes normalised (batch, channels, size, size) of float32 or the compute precision and
     gives float32 (batch, dim). Batch norm that follows a convolution or fully connected layer is folded
-    into it, convolutional networks run channels-last, and fp32 means fp32 (no TF32, no bf16 products).
+    into it, convolutional networks run channels-last, the last layer of a ViT whose class token is wanted
+    computes no other token, and fp32 means fp32 (no TF32, no bf16 products).
 
     Largest cosine distance from the plain fp32 network over the fixtures in tests/parity and random
     weights (MAE ViT-B, IResNet-18/50/100, DenseNet, EfficientNet-B0/B2, DINO ViT-S), on the CPU:
@@ -54,7 +56,7 @@ def prepare_for_inference(module: nn.Module, *, device: torch.device | str, prec
     if module.training:
         raise ValueError("call .eval() first: batch norm can be folded only when its statistics are fixed")
     dtype = PRECISIONS[precision]
-    module = fold_batch_norm(copy.deepcopy(module))
+    module = keep_class_token(fold_batch_norm(copy.deepcopy(module)))
     convolutional = sum(isinstance(part, nn.Conv2d) for part in module.modules()) > 1
     layout = torch.channels_last if convolutional else torch.contiguous_format
     module = module.to(device=device, dtype=dtype, memory_format=layout)

@@ -6,9 +6,11 @@ import copy
 
 import pytest
 import torch
+from timm.models.vision_transformer import ParallelThingsBlock, VisionTransformer
 from torch import nn
 
 from abaw_feats.backbones import build, find_spec, inference, load, prepare_for_inference, spec_from_dict
+from abaw_feats.backbones.class_token import ClassTokenBlock, keep_class_token
 from abaw_feats.backbones.inference import fold_batch_norm
 from abaw_feats.images import preprocess
 from tests.parity import fixture_files
@@ -28,6 +30,7 @@ def networks() -> dict[str, nn.Module]:
         "densenet": spec_from_dict({"options": {"blocks": [3, 3, 3]}}, start=find_spec("densenet")),
         "vit": spec_from_dict(vit, start=find_spec("mae")),
         "timm": spec_from_dict({"preprocessing": {"size": 64}}, start=find_spec("timm:test_efficientnet")),
+        "timm_vit": spec_from_dict({"preprocessing": {"size": 64}}, start=find_spec("timm:test_vit")),
     }
     torch.manual_seed(0)
     found = {}
@@ -98,6 +101,24 @@ def test_folding_removes_what_follows_a_layer_and_is_exact():
         )
         twice = fold_batch_norm(copy.deepcopy(folded))
         assert torch.equal(twice(x.double()), folded(x.double()))
+
+
+@pytest.mark.parametrize("options", [{}, {"qk_norm": True}, {"init_values": 0.5}, {"qkv_bias": False}])
+def test_the_last_layer_computes_the_class_token_alone(options):
+    torch.manual_seed(0)
+    vit = VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=48, depth=3, num_heads=4, num_classes=0, global_pool="token", **options
+    ).eval()
+    x = torch.randn(2, 3, 32, 32)
+    short = keep_class_token(copy.deepcopy(vit))
+    assert short.blocks(torch.randn(2, 17, 48)).shape == (2, 1, 48)
+    torch.testing.assert_close(short(x), vit(x), atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"global_pool": "avg"}, {"global_pool": "map"}, {"block_fn": ParallelThingsBlock}])
+def test_layers_of_which_every_token_is_used_stay(options):
+    vit = VisionTransformer(img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=4, num_classes=0, **options)
+    assert not isinstance(keep_class_token(vit).blocks[-1], ClassTokenBlock)
 
 
 def test_a_network_in_training_is_refused():
