@@ -19,34 +19,6 @@ DTYPES = ["float16", "float32"]
 PATHS = click.Path(path_type=Path)
 
 
-class ManyValues(click.Command):
-    """A command whose repeatable options take several values at once: `--videos a b`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        repeatable = {
-            name
-            for option in self.params
-            if isinstance(option, click.Option) and option.multiple
-            for name in option.opts
-        }
-        spread: list[str] = []
-        current, values = "", 0
-        for arg in args:
-            if arg.startswith("-") and arg != "-":
-                name, _, value = arg.partition("=")
-                current, values = (name, int(bool(value))) if name in repeatable else ("", 0)
-            elif current:
-                if values:
-                    spread.append(current)
-                values += 1
-            spread.append(arg)
-        return super().parse_args(ctx, spread)
-
-
-class ManyValuesCommand(ManyValues, OneLineCommand):
-    """A stand-alone command of that kind."""
-
-
 def require_feats() -> None:
     """Raise UserError, with the command to type, if the vision packages are not installed."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -54,7 +26,7 @@ def require_feats() -> None:
         raise UserError(f"{', '.join(missing)} not installed; type: pip install 'abaw[feats]'")
 
 
-@click.command("abaw-extract", cls=ManyValuesCommand)
+@click.command("abaw-extract", cls=OneLineCommand)
 @click.option(
     "--backbone",
     "backbones",
@@ -141,7 +113,7 @@ def demo(out, videos, frames, seed):
     say(f"{out}: {sum(made.videos.values())} videos, {sum(made.frames.values())} frames; see {made.contact_sheet}")
 
 
-@main.command(cls=ManyValues)
+@main.command()
 @click.option("--config", type=PATHS, help="Settings (YAML); see configs/.")
 @click.option("--videos", multiple=True, required=True, type=PATHS, metavar="PATH...", help="Frames to learn from.")
 @click.option("--out", type=PATHS, required=True, help="Run folder to write: an encoder, ready to extract with.")
@@ -158,7 +130,7 @@ def pretrain(config, videos, out, overrides, resume, device):
     program.pretrain(settings, videos, out, device=device, resume=resume)
 
 
-@main.command(cls=ManyValues)
+@main.command()
 @click.option("--config", type=PATHS, help="Settings (YAML); see configs/.")
 @click.option("--videos", multiple=True, type=PATHS, metavar="PATH...", help="Frames, instead of the config's.")
 @click.option("--annotations", multiple=True, type=PATHS, metavar="PATH...", help="Their labels.")

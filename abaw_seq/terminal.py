@@ -51,12 +51,43 @@ class _OneLineErrors(click.Command):
         sys.exit(code if isinstance(code, int) else 0)
 
 
-class OneLineCommand(_OneLineErrors):
+class ManyValues(click.Command):
+    """A command whose repeatable options take several values at once: `--feats a b`, `--set x=1 y=2`.
+
+    Commands that take files by position are left as they are: a value there belongs to the command.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if any(isinstance(parameter, click.Argument) for parameter in self.params):
+            return super().parse_args(ctx, args)
+        repeatable = {
+            name
+            for option in self.params
+            if isinstance(option, click.Option) and option.multiple
+            for name in option.opts
+        }
+        spread: list[str] = []
+        current, values = "", 0
+        for arg in args:
+            if arg.startswith("-") and arg != "-":
+                name, _, value = arg.partition("=")
+                current, values = (name, int(bool(value))) if name in repeatable else ("", 0)
+            elif current:
+                if values:
+                    spread.append(current)
+                values += 1
+            spread.append(arg)
+        return super().parse_args(ctx, spread)
+
+
+class OneLineCommand(_OneLineErrors, ManyValues):
     """A stand-alone command with one-line errors."""
 
 
 class OneLineGroup(_OneLineErrors, click.Group):
     """A group of verbs with one-line errors."""
+
+    command_class = ManyValues
 
 
 def _explain(error: Exception) -> tuple[str, int]:

@@ -68,3 +68,33 @@ def test_table_holds_its_cells(capsys):
     print_table("Scores", ["", "P_MTL"], [["gru", "1.234"]])
     out = capsys.readouterr().out
     assert out.startswith("Scores\n") and "gru" in out and "1.234" in out
+
+
+@tool.command()
+@click.option("--feats", multiple=True)
+@click.option("--set", "overrides", multiple=True)
+@click.option("--run")
+def train(feats, overrides, run):
+    click.echo(f"{feats} {overrides} {run}")
+
+
+@tool.command()
+@click.argument("runs", nargs=-1)
+@click.option("--frames", multiple=True)
+def report(runs, frames):
+    click.echo(f"{runs} {frames}")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("train --feats a b --set x=1 y=2 --run r", "('a', 'b') ('x=1', 'y=2') r"),
+        ("train --feats a --feats=b c --run r", "('a', 'b', 'c') () r"),
+        ("report --frames v a b", "('a', 'b') ('v',)"),
+    ],
+)
+def test_a_repeatable_option_takes_several_values_where_nothing_is_given_by_position(typed, meant, capsys):
+    with pytest.raises(SystemExit) as ended:
+        tool.main(typed.split())
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.strip() == meant
