@@ -182,7 +182,7 @@ class _LSTM(torch.autograd.Function):
         by_gate = shape.gradient_in_blocks(grads)
         back = shape.transposed_weight_in_blocks(weight)
         seen = shape.hidden_in_blocks(grad_h)
-        dh, dc = seen[-1], shape.hidden_in_blocks(grad_c).contiguous()
+        dh, dc = seen[-1], shape.hidden_in_blocks(grad_c).clone()
         steps = list(
             zip(
                 grads.unbind(0), by_gate[..., :3, :].unbind(0), by_gate[..., 3, :].unbind(0), moved.unbind(0),

@@ -1,8 +1,8 @@
 """Training: seconds per epoch and score beside the published loop, and beside the bare arithmetic.
 
 The corpus is made up: videos of log-normal length whose features are noisy projections of slowly moving
-labels. The three ways run in turn within one process, so that their ratios mean something on a machine
-whose speed drifts.
+labels. The ways are run in turn, so that their ratios mean something on a machine whose speed drifts: the
+published loop in a process of its own, ours and the bare arithmetic in another that keeps freed memory.
 """
 
 from __future__ import annotations
