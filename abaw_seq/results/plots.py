@@ -29,12 +29,15 @@ from abaw_seq.results.plot_style import (
 )
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
 
+LONGEST_BRIDGE = 30
+"""Missing frames, about a second, over which a line goes on."""
+
 
 @dataclass(frozen=True)
 class VideoTrack:
     """Valence and arousal of one video: `frames` (N,), `true` and `predicted` (N, 2), NaN where unknown."""
 
-    title: str
+    name: str
     frames: np.ndarray
     true: np.ndarray
     predicted: np.ndarray
@@ -163,17 +166,17 @@ def timelines(tracks: list[VideoTrack], ink: Ink) -> Figure:
     for row, track in enumerate(tracks):
         for column, name in enumerate(("valence", "arousal")):
             axis = axes[row, column]
-            style_axis(axis, ink, f"{name} · {plain(track.title)}")
-            true, predicted = track.true[:, column], track.predicted[:, column]
+            error = np.abs(track.predicted[:, column] - track.true[:, column])
+            title = f"{name} · {plain(track.name)}"
+            style_axis(axis, ink, f"{title} · off by {np.nanmean(error):.2f}" if np.isfinite(error).any() else title)
+            frames, true, predicted = _cut_at_gaps(track.frames, track.true[:, column], track.predicted[:, column])
             axis.axhline(0, color=ink.muted, linewidth=0.6)
-            # A lone labelled frame between two gaps would vanish without a marker.
-            lone = _lone(true)
-            axis.plot(track.frames, true, color=ink.text, linewidth=1.5)
-            axis.plot(track.frames[lone], true[lone], ".", color=ink.text, markersize=3)
-            axis.plot(track.frames, predicted, color=ink.accent, linewidth=1.3)
-            if len(track.frames) == 1:
-                axis.plot(track.frames, predicted, ".", color=ink.accent, markersize=5)
-            axis.fill_between(track.frames, true, predicted, color=ink.accent, alpha=0.18, linewidth=0)
+            # A lone frame between two gaps would vanish without a marker.
+            for values, colour, width in ((true, ink.text, 1.5), (predicted, ink.accent, 1.3)):
+                lone = _lone(values)
+                axis.plot(frames, values, color=colour, linewidth=width)
+                axis.plot(frames[lone], values[lone], ".", color=colour, markersize=3)
+            axis.fill_between(frames, true, predicted, color=ink.accent, alpha=0.18, linewidth=0)
             axis.set_ylim(-1.05, 1.05)
             axis.set_yticks([-1, 0, 1])
             axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
@@ -232,6 +235,13 @@ def _heights(values: dict) -> list[float]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _cut_at_gaps(frames: np.ndarray, *columns: np.ndarray) -> list[np.ndarray]:
+    """The same with an unknown value in every gap of the frame numbers longer than `LONGEST_BRIDGE`."""
+    ends = np.flatnonzero(np.diff(frames) > LONGEST_BRIDGE)
+    cut = [np.insert(frames.astype(float), ends + 1, frames[ends] + 0.5)]
+    return cut + [np.insert(values.astype(float), ends + 1, np.nan) for values in columns]
 
 
 def _lone(values: np.ndarray) -> np.ndarray:

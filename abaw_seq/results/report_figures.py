@@ -102,9 +102,7 @@ def _timeline_videos(runs: list[Run]) -> list[str]:
 
 
 def _track(name: str, video: VideoPredictions) -> plots.VideoTrack:
-    error = _mean_error(video)
-    title = f"{name} · off by {error:.2f} on average" if np.isfinite(error) else name
-    return plots.VideoTrack(title, video.frames, _va_labels(video), _predicted_va(video))
+    return plots.VideoTrack(name, video.frames, _va_labels(video), _predicted_va(video))
 
 
 def _mean_error(video: VideoPredictions) -> float:

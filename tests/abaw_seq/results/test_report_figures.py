@@ -77,6 +77,17 @@ def test_annotated_lines_have_gaps_where_labels_are_missing():
     assert plot_style.png(figure)[:4] == b"\x89PNG"
 
 
+def test_lines_stop_at_gaps_between_frames_and_each_panel_tells_its_error():
+    frames = np.array([1, 2, 30, 100, 101])
+    track = plots.VideoTrack("v", frames, np.zeros((5, 2)), np.tile([0.25, -0.5], (5, 1)))
+    figure = plots.timelines([track], plot_style.LIGHT)
+    line = next(line for line in figure.axes[0].lines if line.get_color() == plot_style.LIGHT.accent)
+    np.testing.assert_array_equal(line.get_ydata(), [0.25, 0.25, 0.25, np.nan, 0.25, 0.25])
+    assert 30 < line.get_xdata()[3] < 100
+    titles = [axis.get_title(loc="left") or axis.get_title() for axis in figure.axes]
+    assert titles == ["valence · v · off by 0.25", "arousal · v · off by 0.50"]
+
+
 def test_confusion_cells_show_shares_and_counts():
     counts = np.zeros((8, 8), int)
     counts[0, 0], counts[0, 4] = 1500, 500
