@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from abaw_feats.backbones.class_token import keep_class_token
+from abaw_feats.backbones.cpu_convolutions import suit_convolutions
 from abaw_feats.backbones.densenet import DenseLayer
 from abaw_feats.backbones.iresnet import Block, IResNet
 from abaw_seq.cpu import fast_products
@@ -44,7 +45,8 @@ def prepare_for_inference(module: nn.Module, *, device: torch.device | str, prec
     The result takes normalised (batch, channels, size, size) of float32 or the compute precision and
     gives float32 (batch, dim). Batch norm that follows a convolution or fully connected layer is folded
     into it, convolutional networks run channels-last, the last layer of a ViT whose class token is wanted
-    computes no other token, and fp32 means fp32 (no TF32, no bf16 products).
+    computes no other token, convolutions on the CPU are those of `cpu_convolutions`, and fp32 means fp32
+    (no TF32, no bf16 products).
 
     Largest cosine distance from the plain fp32 network over the fixtures in tests/parity and random
     weights (MAE ViT-B, IResNet-18/50/100, DenseNet, EfficientNet-B0/B2, DINO ViT-S), on the CPU:
@@ -64,6 +66,8 @@ def prepare_for_inference(module: nn.Module, *, device: torch.device | str, prec
         for part in module.modules():
             if isinstance(part, _NORMS):
                 part.float()
+    if torch.device(device).type == "cpu" and dtype != torch.float16:
+        suit_convolutions(module)
     return Prepared(module, dtype=dtype, layout=layout).requires_grad_(False)
 
 
