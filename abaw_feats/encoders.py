@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from abaw_feats.backbones import LoadedBackbone, Preprocessing, find_spec, load, prepare_for_inference
+from abaw_feats.backbones import LoadedBackbone, Prepared, Preprocessing, find_spec, load, prepare_for_inference
 from abaw_feats.batches import Batch
 from abaw_feats.images import preprocess
 from abaw_seq.cpu import keep_freed_memory
@@ -20,8 +22,8 @@ from abaw_seq.errors import AbawError, UserError
 from abaw_seq.terminal import say
 
 CPU_ROWS = 8
-CPU_BATCHES = 4  # of so many rows that are decoded and written at once: threads change less often
 GPU_ROWS = 256
+PARTS_PER_CORE = 2  # of so many rows, that are decoded and written at once
 Images = list[tuple[np.ndarray, Tensor]]
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
@@ -30,35 +32,44 @@ DTYPES = {"float16": torch.float16, "float32": torch.float32}
 class Encoder:
     """One frozen network on its device.
 
-    `rows` is how many frames it computes on at once; it is halved when memory runs out.
+    `rows` is how many frames it computes on at once; it is halved when memory runs out. Within
+    `one_part_per_core` it computes on `cores` times as many in that many threads.
     """
 
     name: str
-    module: nn.Module
+    module: Prepared
     preprocessing: Preprocessing
     device: torch.device
     rows: int
+    cores: int = 1
+    threads: ThreadPoolExecutor | None = None
 
-    @torch.inference_mode()
-    def encode(self, images: Images, capacity: int, used: int | None = None) -> Tensor:
-        """Features float32 (n, dim) of a batch's images; rows without an image hold what zeros give.
+    def encode(self, images: Images, capacity: int, used: int | None = None) -> Encoding:
+        """Begin to compute the features of a batch's images; rows without an image hold what zeros give.
 
-        n is `capacity`, or at least `used` if only the first so many rows are wanted: the network always
-        computes on equal numbers of rows, and on no more of them than that needs.
+        There are `capacity` rows of features, or at least `used` if only the first so many are wanted: the
+        network always computes on equal numbers of rows, and on no more of them than that needs.
         images: [(rows int64 (n,) rising, pixels uint8 (n, height, width, 3) on the device)].
         """
         wanted = capacity if used is None else max(used, 1)
+        if self.threads is not None:
+            rows = min(self.rows, capacity)
+            starts = range(0, wanted, rows)
+            return Encoding([self.threads.submit(self._part, images, first, rows) for first in starts], capacity)
         while True:
             rows = min(self.rows, capacity)
             try:
-                parts = [self.module(self._input(images, first, rows)) for first in range(0, wanted, rows)]
-                return torch.cat(parts)[:capacity].float()
+                return Encoding([self._part(images, first, rows) for first in range(0, wanted, rows)], capacity)
             except torch.OutOfMemoryError:
                 if rows == 1:
                     raise AbawError(f"backbone {self.name}: not even one frame fits into memory") from None
             self.rows = rows // 2
             torch.cuda.empty_cache()
             say(f"{self.name}: out of memory, going on with {self.rows} frames at once")
+
+    @torch.inference_mode()
+    def _part(self, images: Images, first: int, rows: int) -> Tensor:
+        return self.module(self._input(images, first, rows))
 
     def _input(self, images: Images, first: int, count: int) -> Tensor:
         """Normalised (count, channels, size, size) of the rows from `first`: every call has one shape."""
@@ -73,6 +84,45 @@ class Encoder:
         for rows, pixels in chosen:
             x[torch.from_numpy(rows).to(self.device)] = preprocess(pixels, pre)
         return x
+
+
+@dataclass
+class Encoding:
+    """Features of a batch, part by part, of which some may still be computed."""
+
+    parts: list[Tensor | Future]
+    capacity: int
+
+    def result(self) -> Tensor:
+        """Float32 (n, dim); waits for what is not there yet."""
+        parts = [part.result() if isinstance(part, Future) else part for part in self.parts]
+        return torch.cat(parts)[: self.capacity].float()
+
+
+@contextmanager
+def one_part_per_core(encoders: Iterable[Encoder]) -> Iterator[None]:
+    """Within it, encoders on the CPU compute on several parts of a batch at once, each on one core.
+
+    No core waits for another within a network, as the threads of an operation do, and how a number rounds
+    does not depend on how many cores there are. What has not begun when it ends is given up.
+    """
+    encoders = [encoder for encoder in encoders if encoder.device.type == "cpu"]
+    cores = torch.get_num_threads()
+    if not encoders or cores == 1:
+        yield
+        return
+    threads = ThreadPoolExecutor(cores, "encode")
+    torch.set_num_threads(1)
+    try:
+        with encoders[0].module.arithmetic(encoders[0].device):
+            for encoder in encoders:
+                encoder.cores, encoder.threads = cores, threads
+            yield
+    finally:
+        threads.shutdown(cancel_futures=True)
+        torch.set_num_threads(cores)
+        for encoder in encoders:
+            encoder.cores, encoder.threads = 1, None
 
 
 def find_precision(precision: str, device: torch.device) -> str:
@@ -125,6 +175,12 @@ def prepare_encoders(
         )
         for name, backbone in loaded.items()
     }
+
+
+def batch_rows(encoders: Sequence[Encoder]) -> int:
+    """How many rows a batch should have that all of these encoders compute on."""
+    on_gpu = any(encoder.device.type == "cuda" for encoder in encoders)
+    return max(encoder.rows * encoder.cores for encoder in encoders) * (1 if on_gpu else PARTS_PER_CORE)
 
 
 def describe(backbone: LoadedBackbone, *, dtype: str, precision: str) -> BackboneInfo:

@@ -19,13 +19,15 @@ import torch
 from abaw_feats.backbones import LoadedBackbone
 from abaw_feats.batches import Batch, load_batches
 from abaw_feats.encoders import (
-    CPU_BATCHES,
     DTYPES,
     Download,
     Encoder,
+    Encoding,
+    batch_rows,
     describe,
     find_precision,
     load_backbones,
+    one_part_per_core,
     prepare_encoders,
     upload,
 )
@@ -94,6 +96,7 @@ def extract(
             encoders = prepare_encoders(loaded, device=target, precision=precision, rows=batch_size)
         shown = progress("extract", frames, "frames") if share and world.is_first else nullcontext(lambda *_: None)
         with (
+            one_part_per_core(encoders.values()),
             closing(SpoolWriter(spool, plan.infos)) as spooling,
             shown as advance,
             ThreadPoolExecutor(1) as writer,
@@ -204,12 +207,21 @@ def encode_videos(
     on_gpu = device.type == "cuda"
     uploads = torch.cuda.Stream(device) if on_gpu else None
     workers = decoding_threads(device)
+    begun: deque[tuple[Batch, dict[str, Encoding]]] = deque()
+
+    def finish() -> tuple[Batch, dict[str, Download]]:
+        batch, encodings = begun.popleft()
+        return batch, {name: Download(found.result(), DTYPES[infos[name].dtype]) for name, found in encodings.items()}
+
     for names, videos in share.items():
-        rows = max(encoders[name].rows for name in names) * (1 if on_gpu else CPU_BATCHES)
+        rows = batch_rows([encoders[name] for name in names])
         for batch in load_batches(videos, batch_size=rows, workers=workers, pin_memory=on_gpu):
             images = upload(batch, device, uploads)
-            features = {name: encoders[name].encode(images, batch.capacity, batch.rows) for name in names}
-            yield batch, {name: Download(out, DTYPES[infos[name].dtype]) for name, out in features.items()}
+            begun.append((batch, {name: encoders[name].encode(images, batch.capacity, batch.rows) for name in names}))
+            if on_gpu or len(begun) > 1:  # a GPU has its own queue
+                yield finish()
+    while begun:
+        yield finish()
 
 
 def decoding_threads(device: torch.device) -> int:

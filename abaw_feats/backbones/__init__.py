@@ -7,7 +7,7 @@
 
 from abaw_feats.backbones.architectures import ARCHITECTURES
 from abaw_feats.backbones.describe import BackboneRow, describe_backbones
-from abaw_feats.backbones.inference import prepare_for_inference
+from abaw_feats.backbones.inference import Prepared, prepare_for_inference
 from abaw_feats.backbones.loading import LoadedBackbone, build, load, save
 from abaw_feats.backbones.registry import ALIASES, BUILT_IN, find_spec
 from abaw_feats.backbones.spec import BackboneSpec, Preprocessing, spec_from_dict, spec_to_dict
@@ -19,6 +19,7 @@ __all__ = [
     "BackboneRow",
     "BackboneSpec",
     "LoadedBackbone",
+    "Prepared",
     "Preprocessing",
     "build",
     "describe_backbones",

@@ -43,7 +43,7 @@ def _suits_winograd(conv: nn.Conv2d) -> bool:
 
 
 class PackedConv2d(nn.Module):
-    """A convolution whose weights lie in the order oneDNN multiplies them in: `nn.Conv2d` puts them so at every call."""
+    """A convolution with its weights in the order in which oneDNN multiplies; `nn.Conv2d` sorts them at every call."""
 
     def __init__(self, conv: nn.Conv2d):
         super().__init__()

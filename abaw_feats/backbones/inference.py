@@ -35,8 +35,12 @@ class Prepared(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.to(dtype=self.dtype, memory_format=self.layout)
-        with _true_fp32(x.device) if self.dtype == torch.float32 else nullcontext():
+        with self.arithmetic(x.device):
             return self.module(x).float()
+
+    def arithmetic(self, device: torch.device) -> AbstractContextManager[None]:
+        """The process's settings that `forward` computes under; several threads must enter them together."""
+        return _true_fp32(device) if self.dtype == torch.float32 else nullcontext()
 
 
 def prepare_for_inference(module: nn.Module, *, device: torch.device | str, precision: str) -> Prepared:
@@ -52,7 +56,7 @@ def prepare_for_inference(module: nn.Module, *, device: torch.device | str, prec
     weights (MAE ViT-B, IResNet-18/50/100, DenseNet, EfficientNet-B0/B2, DINO ViT-S), on the CPU:
     fp32 5e-12, bf16 1.3e-4 (IResNet-100; the ViTs up to 7e-5, DenseNet 1.4e-5), fp16 2.4e-5 (EfficientNet;
     the others up to 2e-6). Speed against that network, one core of an AMD EPYC with AVX-512 bf16, batches
-    of 4 to 8: ViT-B 1.07 in fp32 and 1.95 in bf16, IResNet 1.05 and 2.3, DenseNet 1.04 and 2.5. fp16 is
+    of 8: ViT-B 1.2 in fp32 and 1.9 in bf16, IResNet-100 1.2 and 2.1, DenseNet 1.2 and 2.0. fp16 is
     meant for GPUs: CPUs without native fp16 take 4 to 10 times as long as in fp32.
     """
     if module.training:

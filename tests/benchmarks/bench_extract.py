@@ -28,8 +28,8 @@ import torch
 from PIL import Image
 
 from abaw_feats import extract as engine
-from abaw_feats.backbones import LoadedBackbone, find_spec, load, prepare_for_inference
-from abaw_feats.encoders import CPU_ROWS, GPU_ROWS, describe
+from abaw_feats.backbones import LoadedBackbone, find_spec, load
+from abaw_feats.encoders import Encoder, batch_rows, describe, one_part_per_core, prepare_encoders
 from abaw_feats.extract import extract
 from abaw_feats.frames import list_videos
 from abaw_feats.images import decode_image
@@ -75,17 +75,17 @@ def rates_table(scratch: Path, device: torch.device, encoders: list[str], *, sec
     for name in encoders:
         loaded = load(find_spec(name), "random")
         for precision in ("bf16", "fp32"):
-            module = prepare_for_inference(loaded.module, device=device, precision=precision)
-            rows = CPU_ROWS if device.type == "cpu" else GPU_ROWS
-            forward_bound(module, loaded, device, rows, 0.5)
-            batches = max(round(forward_bound(module, loaded, device, rows, seconds / 4) * seconds / rows), 2)
+            encoder = prepare_encoders({name: loaded}, device=device, precision=precision, rows=None)[name]
+            forward_bound(encoder, 0.5)
+            rows = batch_rows([encoder]) * torch.get_num_threads()
+            batches = max(round(forward_bound(encoder, seconds / 4) * seconds / rows), 2)
             frames = make_frames(scratch / f"{name}-{precision}", batches * rows, videos=3)
             found: dict[str, list[float]] = {"plain": [], "bound": [], "whole": []}
             for _ in range(rounds):
                 found["plain"].append(plain_loop(loaded, device, frames, seconds / 2))
-                found["bound"].append(forward_bound(module, loaded, device, rows, seconds / 2))
+                found["bound"].append(forward_bound(encoder, seconds / 2))
                 found["whole"].append(end_to_end(loaded, device, frames, precision, scratch / "feats.h5"))
-                found["bound"].append(forward_bound(module, loaded, device, rows, seconds / 2))
+                found["bound"].append(forward_bound(encoder, seconds / 2))
             plain, bound, whole = (statistics.mean(found[key]) for key in ("plain", "bound", "whole"))
             rates = f"{plain:.1f} | {bound:.1f} | {whole:.1f}"
             print(f"| {name} | {precision} | {rates} | {whole / bound:.2f} | {whole / plain:.1f} |", flush=True)
@@ -111,20 +111,27 @@ def plain_loop(loaded: LoadedBackbone, device: torch.device, folder: Path, secon
     return done / (time.perf_counter() - begun)
 
 
-def forward_bound(module, loaded: LoadedBackbone, device: torch.device, rows: int, seconds: float) -> float:
-    """Frames per second of the encoder alone, on one normalised batch that is on the device already."""
-    pre = loaded.spec.preprocessing
-    x = torch.rand(rows, pre.channels, pre.size, pre.size, device=device)
-    x = x.to(dtype=module.dtype, memory_format=module.layout)
-    done = 0
-    with torch.inference_mode():
-        begun = time.perf_counter()
+def forward_bound(encoder: Encoder, seconds: float) -> float:
+    """Frames per second of the encoder alone, on normalised batches that are on the device already.
+
+    On the CPU each core computes on batches of its own and never waits, as fast as it goes.
+    """
+    pre, module, device = encoder.preprocessing, encoder.module, encoder.device
+
+    @torch.inference_mode()
+    def run(_=None) -> float:
+        x = torch.rand(encoder.rows, pre.channels, pre.size, pre.size, device=device)
+        x = x.to(dtype=module.dtype, memory_format=module.layout)
+        begun, done = time.perf_counter(), 0
         while time.perf_counter() - begun < seconds:
             for _ in range(1 if device.type == "cpu" else 8):
                 module(x)
-                done += rows
+                done += encoder.rows
             synchronise(device)
-    return done / (time.perf_counter() - begun)
+        return done / (time.perf_counter() - begun)
+
+    with one_part_per_core([encoder]):
+        return run() if encoder.threads is None else sum(encoder.threads.map(run, range(encoder.cores)))
 
 
 def end_to_end(loaded: LoadedBackbone, device: torch.device, folder: Path, precision: str, out: Path) -> float:
