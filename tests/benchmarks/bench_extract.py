@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.peak:
         return print_peak(options.peak)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    seconds = 1.5 if options.quick else 12
+    seconds = 1.5 if options.quick else 20
     print(f"\n{hardware(device)}; {products(device)}\n")
     with tempfile.TemporaryDirectory() as folder, quiet():
         scratch = Path(folder)
@@ -78,11 +78,11 @@ def rates_table(scratch: Path, device: torch.device, encoders: list[str], *, sec
             encoder = prepare_encoders({name: loaded}, device=device, precision=precision, rows=None)[name]
             forward_bound(encoder, 0.5)
             rows = batch_rows([encoder]) * torch.get_num_threads()
-            batches = max(round(forward_bound(encoder, seconds / 4) * seconds / rows), 2)
+            batches = max(round(forward_bound(encoder, seconds / 8) * seconds / rows), 2)
             frames = make_frames(scratch / f"{name}-{precision}", batches * rows, videos=3)
             found: dict[str, list[float]] = {"plain": [], "bound": [], "whole": []}
             for _ in range(rounds):
-                found["plain"].append(plain_loop(loaded, device, frames, seconds / 2))
+                found["plain"].append(plain_loop(loaded, device, frames, seconds / 4))
                 found["bound"].append(forward_bound(encoder, seconds / 2))
                 found["whole"].append(end_to_end(loaded, device, frames, precision, scratch / "feats.h5"))
                 found["bound"].append(forward_bound(encoder, seconds / 2))
