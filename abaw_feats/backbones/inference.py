@@ -70,7 +70,7 @@ def prepare_for_inference(module: nn.Module, *, device: torch.device | str, prec
         for part in module.modules():
             if isinstance(part, _NORMS):
                 part.float()
-    if torch.device(device).type == "cpu" and dtype != torch.float16:
+    if torch.device(device).type == "cpu":
         suit_convolutions(module)
     return Prepared(module, dtype=dtype, layout=layout).requires_grad_(False)
 

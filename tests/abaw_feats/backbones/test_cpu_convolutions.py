@@ -9,6 +9,9 @@ from torch import nn
 from abaw_feats.backbones import cpu_convolutions
 from abaw_feats.backbones.cpu_convolutions import PackedConv2d, WinogradConv2d, suit_convolutions
 
+# What oneDNN computes in on this processor.
+COMPUTED = [torch.float32] + [torch.bfloat16] * torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
 
 def images(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
@@ -58,7 +61,7 @@ def test_large_batches_are_transformed_in_parts(monkeypatch):
     assert len(products) == 4
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", COMPUTED)
 @pytest.mark.parametrize("settings", [{}, {"stride": 2, "padding": 1}, {"dilation": 2, "padding": (2, 0)}])
 def test_packed_weights_give_the_same(dtype, settings):
     layer, x = conv(16, 32, 3, **settings).to(dtype), images(2, 16, 12, 12, dtype=dtype)
@@ -87,4 +90,14 @@ def test_which_convolutions_are_exchanged_for_which():
     kinds = [type(part) for part in module]
     assert kinds[:3] == [WinogradConv2d, PackedConv2d, PackedConv2d] and kinds[3:5] == [nn.Conv2d] * 2
     assert [type(part) for part in module[5]] == [PackedConv2d, Other] and kinds[6:] == [nn.Conv2d] * 2
-    assert type(suit_convolutions(nn.Sequential(conv(128, 128, 3, padding=1).bfloat16()))[0]) is PackedConv2d
+
+
+@pytest.mark.parametrize("available", [True, False])
+def test_convolutions_stay_where_onednn_cannot_compute_them(monkeypatch, available):
+    def kind(dtype: torch.dtype) -> type:
+        return type(suit_convolutions(nn.Sequential(conv(128, 128, 3, padding=1).to(dtype)))[0])
+
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: available)
+    assert kind(torch.float32) is (WinogradConv2d if available else nn.Conv2d)
+    assert kind(torch.float16) is nn.Conv2d
+    assert kind(torch.bfloat16) is (PackedConv2d if available and torch.bfloat16 in COMPUTED else nn.Conv2d)
