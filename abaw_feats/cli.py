@@ -53,7 +53,11 @@ def require_feats() -> None:
     help="Official annotation files or folders: labels and splits go into the file.",
 )
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Frames computed at once.  [default: automatic]")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Frames computed at once, on a CPU by each core.  [default: automatic]",
+)
 @click.option(
     "--precision",
     default="auto",

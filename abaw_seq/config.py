@@ -50,7 +50,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such config file")
     try:
-        found = yaml.load(path.read_text(), Loader=_Loader)  # a SafeLoader
+        found = _parse(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     if found is None:
@@ -58,6 +58,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{path}: expected `key: value` lines, found a {type(found).__name__}")
     return found
+
+
+def _parse(text: str) -> Any:
+    """Plain values only, as yaml.safe_load gives them."""
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def from_dict(cls: type[T], mapping: dict[str, Any], *, where: str = "config") -> T:
@@ -89,7 +98,7 @@ def _apply(mapping: dict[str, Any], override: str) -> None:
     if not equals or not all(parts):
         raise UserError(f"--set {override}: expected key=value, such as optim.lr=1e-4")
     try:
-        value = yaml.load(text, Loader=_Loader)  # a SafeLoader
+        value = _parse(text)
     except yaml.YAMLError:
         raise UserError(f"--set {override}: the value is not valid YAML") from None
     for part in parts[:-1]:

@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, field
@@ -24,6 +23,7 @@ import h5py
 import numpy as np
 
 from abaw_seq import __version__
+from abaw_seq.data.atomic_hdf5 import atomic_hdf5
 from abaw_seq.errors import UserError
 from abaw_seq.tasks import LABEL_COLUMNS, SPLITS
 
@@ -293,35 +293,6 @@ def atomic_feature_file(path: str | Path) -> Iterator[FeatureWriter]:
     path = Path(path)
     with atomic_hdf5(path) as file:
         yield FeatureWriter(file)
-
-
-@contextmanager
-def atomic_hdf5(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file that appears under its name only when complete and on disk."""
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; name a file to write")
-    if not path.parent.exists():
-        raise UserError(f"{path}: its folder {path.parent} does not exist; create it or choose another output")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"{path}: its folder is not writable; choose another output")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with h5py.File(temporary, "w") as file:
-            yield file
-        with open(temporary, "rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-        _fsync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def merge_backbones(files: dict[str, dict[str, BackboneInfo]]) -> dict[str, BackboneInfo]:

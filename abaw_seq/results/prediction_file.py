@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from abaw_seq import __version__
-from abaw_seq.data.feature_file import atomic_hdf5
+from abaw_seq.data.atomic_hdf5 import atomic_hdf5
 from abaw_seq.errors import UserError
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, TASKS
 
