@@ -75,8 +75,8 @@ def extract(backbones, videos, out, weights, shard, **settings):
     Run it again with the same -o to go on after an interruption, or to add videos, backbones or labels.
     """
     require_feats()
-    from abaw_feats.extract import extract as run
-    from abaw_feats.shard import parse_shard
+    from abaw_feats.extraction.extract import extract as run
+    from abaw_feats.extraction.shard import parse_shard
 
     share = parse_shard(shard) if shard else None
     default = f"feats.{share[0]}-of-{share[1]}.h5" if share else "feats.h5"
@@ -127,7 +127,7 @@ def demo(out, videos, frames, seed):
 def pretrain(config, videos, out, overrides, resume, device):
     """Train a masked autoencoder on frames without labels."""
     require_feats()
-    from abaw_feats import pretrain as program
+    from abaw_feats.learning import pretrain as program
     from abaw_seq.config import load
 
     settings = load(program.PretrainConfig, config, overrides)
@@ -146,8 +146,8 @@ def pretrain(config, videos, out, overrides, resume, device):
 def finetune(config, videos, annotations, tasks, out, overrides, resume, device):
     """Train an encoder on labelled frames."""
     require_feats()
-    from abaw_feats import finetune as program
-    from abaw_feats.finetune_config import FinetuneConfig
+    from abaw_feats.learning import finetune as program
+    from abaw_feats.learning.finetune_config import FinetuneConfig
     from abaw_seq.config import load
 
     chosen = [f"tasks=[{','.join(tasks)}]"] if tasks else []
@@ -176,7 +176,7 @@ def backbones():
 @click.option("-o", "--out", type=PATHS, default="feats.h5", show_default=True)
 def merge(files, out):
     """Join feature FILES of shards, or of several backbones, into one."""
-    from abaw_feats.join import merge_files
+    from abaw_feats.extraction.join import merge_files
 
     merge_files(files, out)
 
@@ -185,10 +185,6 @@ def merge(files, out):
 @click.argument("file", type=PATHS)
 def info(file):
     """Show what a feature FILE holds."""
-    from abaw_feats.info import show
+    from abaw_feats.extraction.info import show
 
     show(file)
-
-
-if __name__ == "__main__":
-    main()

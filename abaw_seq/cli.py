@@ -100,7 +100,7 @@ def crossval(feats, config_file, overrides, folds, run, resume, write_only, labe
     """Train the official split and K folds by source video; scores of each and of all together."""
     from abaw_seq import config as configs
     from abaw_seq.data.folds import FOLD_HEADER, fold_rows
-    from abaw_seq.learn.crossval import choose_folds, crossvalidate, fold_table, store_folds
+    from abaw_seq.experiments.crossval import choose_folds, crossvalidate, fold_table, store_folds
     from abaw_seq.learn.settings import TrainConfig
     from abaw_seq.results.tables import print_comparison
     from abaw_seq.terminal import print_table
@@ -165,9 +165,9 @@ def predict(run, feats, output, raw, checkpoint, device) -> None:
 
     RUN is a run folder, an ensemble (its members predict) or a cross-validation (the mean of its folds).
     """
+    from abaw_seq.data.prediction_file import write_groups
     from abaw_seq.results.joined_runs import predict_run
     from abaw_seq.results.postprocess import postprocessed
-    from abaw_seq.results.prediction_file import write_groups
 
     stem = output.with_suffix("") if output.suffix in (".csv", ".h5") else output
     found = predict_run(run, list(feats), _device(device), checkpoint=checkpoint)
@@ -236,8 +236,8 @@ def ensemble(runs, run, method, weights_of, recipe, feats, overrides, jobs, devi
 @raw_option
 def submit(source, listed, lengths, edition, fill, output, check, raw) -> None:
     """Write the official submission from a run or prediction file (SOURCE), and check it."""
-    from abaw_seq.results.prediction_file import read_predictions
-    from abaw_seq.results.submit import checked, predictions_to_submit, wanted_rows, write_checked
+    from abaw_seq.data.prediction_file import read_predictions
+    from abaw_seq.results.submission.submit import checked, predictions_to_submit, wanted_rows, write_checked
 
     wanted = wanted_rows(listed, lengths, edition)
     if check is not None:
@@ -255,7 +255,7 @@ def submit(source, listed, lengths, edition, fill, output, check, raw) -> None:
 @click.option("--frames", type=PATH, help="The cropped_aligned folder, to show the faces.")
 def report(runs, output, frames) -> None:
     """Curves, confusion matrix, action units and a page to scrub through the videos."""
-    from abaw_seq.results.report import write_report
+    from abaw_seq.results.report.write import write_report
 
     click.echo(write_report(list(runs), output, frames_root=frames))
 
@@ -277,7 +277,7 @@ def _fit_runs(runs, fit_on) -> None:
 
 
 def _follow_recipe(recipe_file, overrides, runs, feats, run, device, jobs) -> None:
-    from abaw_seq.learn.recipe import follow, load_recipe
+    from abaw_seq.experiments.recipe import follow, load_recipe
 
     if runs or not feats:
         raise UserError("--config trains its own members: give --feats FILE and no RUNS")

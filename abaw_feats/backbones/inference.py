@@ -13,7 +13,7 @@ from abaw_feats.backbones.class_token import keep_class_token
 from abaw_feats.backbones.cpu_convolutions import suit_convolutions
 from abaw_feats.backbones.densenet import DenseLayer
 from abaw_feats.backbones.iresnet import Block, IResNet
-from abaw_seq.cpu import fast_products
+from abaw_seq.cpu.products import fast_products
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Which batch norm directly follows which convolution or fully connected layer, and nothing else.

@@ -23,8 +23,8 @@ import h5py
 import numpy as np
 
 from abaw_seq import __version__
-from abaw_seq.data.atomic_hdf5 import atomic_hdf5
 from abaw_seq.errors import UserError
+from abaw_seq.files import atomic_hdf5
 from abaw_seq.tasks import LABEL_COLUMNS, SPLITS
 
 FORMAT = "abaw-features"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from abaw_seq.engine.optim import OptimConfig
 from abaw_seq.learn.batches import WindowConfig
 from abaw_seq.learn.losses import LossConfig
-from abaw_seq.learn.optim import OptimConfig
 from abaw_seq.learn.weighting import WeightingConfig
 from abaw_seq.models.encoders import MAX_LEARNED_POSITIONS
 from abaw_seq.models.frameworks import ModelConfig, dependency_order

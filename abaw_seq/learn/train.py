@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from abaw_seq import config as configs
-from abaw_seq.cpu import fast_products, keep_freed_memory, size_of
+from abaw_seq.cpu.products import fast_products, keep_freed_memory, size_of
 from abaw_seq.data.corpus import Corpus
+from abaw_seq.engine.checkpoint import load_checkpoint, save_checkpoint, write_text_atomic
+from abaw_seq.engine.optim import averaging_decay, build_optimizer, learning_rate, set_rate, update_average
+from abaw_seq.engine.provenance import provenance
 from abaw_seq.errors import AbawError, UserError
 from abaw_seq.learn.batches import training_batches
-from abaw_seq.learn.checkpoint import load_checkpoint, save_checkpoint, write_text_atomic
 from abaw_seq.learn.losses import loss_weights, outputs_of, task_losses
-from abaw_seq.learn.optim import averaging_decay, build_optimizer, learning_rate, set_rate, update_average
-from abaw_seq.learn.provenance import provenance
 from abaw_seq.learn.settings import AugmentConfig, TrainConfig
 from abaw_seq.learn.weighting import TaskWeighting
 from abaw_seq.metrics import score

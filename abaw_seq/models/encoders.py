@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from abaw_seq.models import recurrence
-from abaw_seq.models.dropout import Dropout, dropout
+from abaw_seq.cpu import recurrence
+from abaw_seq.cpu.dropout import Dropout, dropout
 
 State = tuple[Tensor, ...]
 

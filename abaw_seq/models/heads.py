@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from abaw_seq.cpu.dropout import Dropout
 from abaw_seq.data.feature_store import standardised
-from abaw_seq.models.dropout import Dropout
 
 
 class Standardise(nn.Module):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abaw_seq.cpu import fast_products, size_of
+from abaw_seq.cpu.products import fast_products, size_of
 from abaw_seq.data.corpus import Corpus
 from abaw_seq.data.windows import batches_of_overlapping, centre_weights, lane_steps
 from abaw_seq.models.encoders import State

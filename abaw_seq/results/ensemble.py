@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 
 from abaw_seq import config as configs
+from abaw_seq.data.prediction_file import VideoPredictions, concatenated
+from abaw_seq.engine.checkpoint import write_text_atomic
 from abaw_seq.errors import UserError
-from abaw_seq.learn.checkpoint import write_text_atomic
 from abaw_seq.results.objective import GAIN, Videos, halves, labelled_videos, task_score
-from abaw_seq.results.prediction_file import VideoPredictions, concatenated
 from abaw_seq.tasks import TASKS
 
 METHODS = ("mean", "weighted", "greedy")

@@ -11,10 +11,10 @@ import h5py
 import numpy as np
 
 from abaw_seq.data.annotations import Annotations, read_annotations
+from abaw_seq.data.prediction_file import VideoPredictions, concatenated, read_predictions
 from abaw_seq.errors import UserError
 from abaw_seq.metrics import EDITIONS, PARTS, bootstrap, score
-from abaw_seq.results.prediction_file import VideoPredictions, concatenated, read_predictions
-from abaw_seq.results.submission_check import read_submission
+from abaw_seq.results.submission.checking import read_submission
 from abaw_seq.tasks import ACTION_UNITS, AU, EXPRESSIONS, LABEL_COLUMNS, SPLITS, TASKS
 
 HDF5_SUFFIXES = (".h5", ".hdf5")

@@ -12,8 +12,9 @@ import torch
 
 from abaw_seq.data.corpus import Corpus, load_corpus
 from abaw_seq.data.folds import read_folds
+from abaw_seq.data.prediction_file import concatenated, read_predictions, write_predictions
+from abaw_seq.engine.checkpoint import write_text_atomic
 from abaw_seq.errors import UserError
-from abaw_seq.learn.checkpoint import write_text_atomic
 from abaw_seq.metrics import score
 from abaw_seq.results.ensemble import (
     FILE,
@@ -26,7 +27,6 @@ from abaw_seq.results.ensemble import (
 from abaw_seq.results.objective import Videos
 from abaw_seq.results.postprocess import FILE as POSTPROCESS_FILE
 from abaw_seq.results.predict import as_trained, check_features, load_run, predict_prepared, save_results
-from abaw_seq.results.prediction_file import concatenated, read_predictions, write_predictions
 from abaw_seq.terminal import progress
 
 FRAMES_AT_ONCE = 100_000

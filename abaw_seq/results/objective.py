@@ -8,9 +8,9 @@ import numpy as np
 
 from abaw_seq.data.annotations import VideoLabels
 from abaw_seq.data.folds import make_folds, source_video
+from abaw_seq.data.prediction_file import VideoPredictions
 from abaw_seq.errors import UserError
 from abaw_seq.metrics import score
-from abaw_seq.results.prediction_file import VideoPredictions
 from abaw_seq.tasks import AU, TASKS
 
 GAIN = 1e-9

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from abaw_seq import config as configs
+from abaw_seq.data.prediction_file import VideoPredictions, concatenated, read_predictions
+from abaw_seq.engine.checkpoint import write_text_atomic
 from abaw_seq.errors import UserError
-from abaw_seq.learn.checkpoint import write_text_atomic
 from abaw_seq.metrics import USUAL_THRESHOLD, score
 from abaw_seq.results.decisions import best_biases, best_thresholds, shift_action_units, shift_expressions
 from abaw_seq.results.objective import GAIN, Videos, cross_fitted, labelled_videos, task_score
-from abaw_seq.results.prediction_file import VideoPredictions, concatenated, read_predictions
 from abaw_seq.results.smooth import KINDS, Smoothing, smooth
 from abaw_seq.tasks import ACTION_UNITS, AU, EXPRESSION, EXPRESSIONS, TASKS
 

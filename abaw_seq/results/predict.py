@@ -11,14 +11,14 @@ import torch
 
 from abaw_seq import config as configs
 from abaw_seq.data.corpus import Corpus
+from abaw_seq.data.prediction_file import VideoPredictions, concatenated, write_predictions
+from abaw_seq.engine.checkpoint import load_checkpoint, write_text_atomic
 from abaw_seq.errors import UserError
-from abaw_seq.learn.checkpoint import load_checkpoint, write_text_atomic
 from abaw_seq.learn.losses import outputs_of
 from abaw_seq.learn.settings import TrainConfig
 from abaw_seq.metrics import score
 from abaw_seq.models.frameworks import MultiTaskModel
 from abaw_seq.models.inference import predict_videos
-from abaw_seq.results.prediction_file import VideoPredictions, concatenated, write_predictions
 
 
 def load_run(

@@ -141,7 +141,7 @@ def test_the_authors_iresnet50_through_the_command_line(tmp_path, monkeypatch):
 
 
 def test_pretrain_and_finetune_get_what_was_typed(here, monkeypatch):
-    from abaw_feats import finetune, pretrain
+    from abaw_feats.learning import finetune, pretrain
 
     calls = []
     monkeypatch.setattr(pretrain, "pretrain", lambda *args, **named: calls.append((args, named)))

@@ -10,7 +10,7 @@ import pytest
 from abaw_seq.cli import main
 from abaw_seq.data.annotations import write_mtl_annotations
 from abaw_seq.data.corpus import load_corpus
-from abaw_seq.results.prediction_file import read_predictions
+from abaw_seq.data.prediction_file import read_predictions
 
 QUICK = ["--set", "epochs=2", "--set", "model.encoder.dim=8", "--set", "model.head=[8]"]
 QUICK += ["--set", "model.encoder.kind=none"]

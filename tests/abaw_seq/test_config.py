@@ -7,7 +7,7 @@ import pytest
 
 from abaw_seq import config as configs
 from abaw_seq.errors import UserError
-from abaw_seq.learn.recipe import Recipe
+from abaw_seq.experiments.recipe import Recipe
 from abaw_seq.learn.settings import TrainConfig
 
 ROOT = Path(__file__).parents[2]

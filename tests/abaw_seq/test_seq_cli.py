@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from abaw_seq.cli import main
-from abaw_seq.results.prediction_file import read_predictions, write_predictions
+from abaw_seq.data.prediction_file import read_predictions, write_predictions
 
 QUICK = ["--set", "epochs=2", "--set", "model.encoder.dim=8", "--set", "model.head=[8]"]
 

@@ -27,14 +27,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from abaw_feats import extract as engine
 from abaw_feats.backbones import LoadedBackbone, find_spec, load
-from abaw_feats.encoders import Encoder, batch_rows, describe, one_part_per_core, prepare_encoders
-from abaw_feats.extract import extract
-from abaw_feats.frames import list_videos
-from abaw_feats.images import decode_image
-from abaw_feats.join import join_files
-from abaw_feats.spool import SpoolWriter, locked_spool
+from abaw_feats.extraction import extract as engine
+from abaw_feats.extraction.encoders import Encoder, batch_rows, describe, one_part_per_core, prepare_encoders
+from abaw_feats.extraction.extract import extract
+from abaw_feats.extraction.join import join_files
+from abaw_feats.extraction.spool import SpoolWriter, locked_spool
+from abaw_feats.reading.frames import list_videos
+from abaw_feats.reading.images import decode_image
 
 BACKBONES = ("mae", "iresnet100", "densenet")
 TINY = "name: tiny\nlike: mae\noptions: {patch: 16, width: 16, depth: 1, heads: 1}\npreprocessing: {size: 32}\n"

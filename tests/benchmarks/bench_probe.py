@@ -19,10 +19,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from abaw_feats.demo import generate_demo
-from abaw_feats.extract import extract
-from abaw_feats.finetune import finetune
-from abaw_feats.finetune_config import FinetuneConfig
-from abaw_feats.pretrain import PretrainConfig, pretrain
+from abaw_feats.extraction.extract import extract
+from abaw_feats.learning.finetune import finetune
+from abaw_feats.learning.finetune_config import FinetuneConfig
+from abaw_feats.learning.pretrain import PretrainConfig, pretrain
 from abaw_seq.config import load
 from abaw_seq.data.corpus import load_corpus
 from abaw_seq.metrics import score

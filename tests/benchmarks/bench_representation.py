@@ -17,20 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from abaw_feats import finetune, pretrain
-from abaw_feats.augment import training_views
 from abaw_feats.backbones import Preprocessing
-from abaw_feats.encoder_choice import encoder_spec
-from abaw_feats.finetune_config import FinetuneConfig
-from abaw_feats.frame_store import FrameStore
-from abaw_feats.image_index import ImageIndex
-from abaw_feats.masked_autoencoder import MaskedAutoencoder
-from abaw_feats.pretrain import PretrainConfig
-from abaw_feats.process_group import find_device
-from abaw_feats.sampling import Pool, batches
-from abaw_feats.schedule import autocast_dtype, parameter_groups
-from abaw_feats.task_network import TaskHeads, TaskNetwork, starting_encoder, suit_device
+from abaw_feats.learning import finetune, pretrain
+from abaw_feats.learning.augment import training_views
+from abaw_feats.learning.encoder_choice import encoder_spec
+from abaw_feats.learning.finetune_config import FinetuneConfig
+from abaw_feats.learning.frame_store import FrameStore
+from abaw_feats.learning.masked_autoencoder import MaskedAutoencoder
+from abaw_feats.learning.pretrain import PretrainConfig
+from abaw_feats.learning.sampling import Pool, batches
+from abaw_feats.learning.schedule import autocast_dtype, parameter_groups
+from abaw_feats.learning.task_network import TaskHeads, TaskNetwork, starting_encoder, suit_device
+from abaw_feats.reading.image_index import ImageIndex
 from abaw_seq.config import load
+from abaw_seq.engine.processes import find_device
 from abaw_seq.learn.losses import outputs_of, task_losses
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "demo"

@@ -24,12 +24,12 @@ import torch
 from torch import nn
 
 from abaw_seq import config as configs
-from abaw_seq.cpu import fast_products, keep_freed_memory
+from abaw_seq.cpu.products import fast_products, keep_freed_memory
 from abaw_seq.data.corpus import Corpus, load_corpus
 from abaw_seq.data.feature_file import BackboneInfo, VideoFeatures, atomic_feature_file
+from abaw_seq.engine.optim import build_optimizer
 from abaw_seq.learn.batches import Batch, training_batches
 from abaw_seq.learn.losses import outputs_of, task_losses
-from abaw_seq.learn.optim import build_optimizer
 from abaw_seq.learn.settings import TrainConfig
 from abaw_seq.learn.train import evaluate, selection_criterion, train, train_epoch
 from abaw_seq.learn.weighting import TaskWeighting

@@ -12,7 +12,7 @@ from torch import nn
 from abaw_feats.backbones import build, find_spec, inference, load, prepare_for_inference, spec_from_dict
 from abaw_feats.backbones.class_token import ClassTokenBlock, keep_class_token
 from abaw_feats.backbones.inference import fold_batch_norm
-from abaw_feats.images import preprocess
+from abaw_feats.reading.images import preprocess
 from tests.parity import fixture_files
 
 DENSEFACE = "denseface_densenet100bc"

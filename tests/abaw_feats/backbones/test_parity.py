@@ -8,7 +8,7 @@ import torch
 
 from abaw_feats.backbones import find_spec, load, prepare_for_inference, spec_from_dict
 from abaw_feats.backbones.mae import resize_positions, sincos_positions
-from abaw_feats.images import preprocess
+from abaw_feats.reading.images import preprocess
 from tests.parity import fixture_files
 
 MAE_BASE = "mae_vit_b16_224_encoder_from_pretrain"

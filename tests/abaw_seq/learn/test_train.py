@@ -8,8 +8,8 @@ import torch
 
 from abaw_seq import config as configs
 from abaw_seq.data.corpus import load_corpus
+from abaw_seq.engine.checkpoint import load_checkpoint, save_checkpoint
 from abaw_seq.errors import AbawError, UserError
-from abaw_seq.learn.checkpoint import load_checkpoint, save_checkpoint
 from abaw_seq.learn.settings import AugmentConfig, TrainConfig
 from abaw_seq.learn.train import augmented, selection_criterion, train
 from abaw_seq.models.heads import Standardise

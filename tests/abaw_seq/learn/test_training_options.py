@@ -7,10 +7,10 @@ import torch
 
 from abaw_seq import config as configs
 from abaw_seq.data.corpus import load_corpus
+from abaw_seq.engine.checkpoint import load_checkpoint, save_checkpoint
+from abaw_seq.engine.optim import averaging_decay
 from abaw_seq.errors import UserError
-from abaw_seq.learn.checkpoint import load_checkpoint, save_checkpoint
 from abaw_seq.learn.losses import LossConfig, class_weights, loss_weights, positive_weights
-from abaw_seq.learn.optim import averaging_decay
 from abaw_seq.learn.settings import TrainConfig
 from abaw_seq.learn.train import evaluate, taught_share, train
 from abaw_seq.results.predict import load_run

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from abaw_seq.data.annotations import Annotations, VideoLabels, write_mtl_annotations, write_task_annotations
+from abaw_seq.data.prediction_file import VideoPredictions, write_predictions
 from abaw_seq.errors import UserError
 from abaw_seq.metrics import bootstrap, score
 from abaw_seq.results.evaluate import best_constant_scores, coverage, read_scorable, score_files
-from abaw_seq.results.prediction_file import VideoPredictions, write_predictions
-from abaw_seq.results.submission import read_image_list, write_submission, write_video_submissions
+from abaw_seq.results.submission.writing import read_image_list, write_submission, write_video_submissions
 from abaw_seq.tasks import ACTION_UNITS
 
 HEADER_2020 = "AU1,AU2,AU4,AU6,AU12,AU15,AU20,AU25"

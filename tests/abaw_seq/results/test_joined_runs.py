@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from abaw_seq.cli import main
+from abaw_seq.data.prediction_file import read_predictions
 from abaw_seq.results.postprocess import Postprocess, load_postprocess, save_postprocess
-from abaw_seq.results.prediction_file import read_predictions
 from abaw_seq.results.smooth import Smoothing, smooth
 
 QUICK = ["--set", "epochs=2", "--set", "model.encoder.dim=8", "--set", "model.head=[8]"]

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from abaw_seq.data.prediction_file import VideoPredictions, concatenated, read_predictions, write_predictions
 from abaw_seq.errors import UserError
 from abaw_seq.metrics import score
 from abaw_seq.results.objective import cross_fitted, halves, labelled_videos, task_score
@@ -17,7 +18,6 @@ from abaw_seq.results.postprocess import (
     postprocessed,
     save_postprocess,
 )
-from abaw_seq.results.prediction_file import VideoPredictions, concatenated, read_predictions, write_predictions
 from abaw_seq.results.smooth import Smoothing, smooth
 
 

@@ -10,11 +10,11 @@ import torch
 from abaw_seq import config as configs
 from abaw_seq.data.corpus import load_corpus
 from abaw_seq.data.feature_file import VideoFeatures, atomic_feature_file
+from abaw_seq.data.prediction_file import read_predictions, write_csv, write_groups, write_predictions
 from abaw_seq.learn.settings import TrainConfig
 from abaw_seq.learn.train import train
 from abaw_seq.results.joined_runs import predict_run
 from abaw_seq.results.predict import predict_corpus
-from abaw_seq.results.prediction_file import read_predictions, write_csv, write_groups, write_predictions
 from tests.conftest import backbone_info
 
 CPU = torch.device("cpu")
@@ -84,7 +84,7 @@ import sys
 from pathlib import Path
 import torch
 from abaw_seq.results.joined_runs import predict_run
-from abaw_seq.results.prediction_file import write_groups
+from abaw_seq.data.prediction_file import write_groups
 torch.set_num_threads(1)
 folder, name = Path(sys.argv[1]), sys.argv[2]
 groups = predict_run(folder / "run", [folder / f"{name}.h5"], torch.device("cpu"))

@@ -1,0 +1,1 @@
+"""Features of every frame by frozen encoders, into one feature file."""

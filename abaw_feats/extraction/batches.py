@@ -1,0 +1,180 @@
+"""Frames, decoded in the background, in batches that run across video boundaries."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image
+
+from abaw_feats.reading.frames import VideoSource, decode_video, frame_files
+from abaw_feats.reading.images import decode_image
+
+# Large frames make smaller batches, so that what is in flight stays bounded.
+MAX_BATCH_BYTES = 128 * 2**20
+
+
+@dataclass
+class Piece:
+    """Rows of a batch that belong to one video, in a row.
+
+    frames    frame numbers, one per row
+    valid     bool (rows,), false for a frame that could not be decoded; set once the batch is decoded
+    ends      whether this is the last of the video
+    problem   why the video could not be read to its end, or ""
+    """
+
+    video: VideoSource
+    frames: list[int] = field(default_factory=list)
+    contents: list[str | np.ndarray] = field(default_factory=list)
+    valid: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    ends: bool = False
+    problem: str = ""
+
+
+@dataclass
+class Batch:
+    """Consecutive frames of consecutive videos.
+
+    pieces    whose rows these are
+    images    per image size: rows int64 (n,) rising, and pixels uint8 (n, height, width, 3), RGB
+    capacity  rows a network computes on; rows without an image are zeros. It is the same for all
+              batches of equal images, the last one too: how a row rounds depends on that alone
+    """
+
+    pieces: list[Piece]
+    images: list[tuple[np.ndarray, torch.Tensor]]
+    capacity: int
+
+    @property
+    def rows(self) -> int:
+        """Rows that stand for frames."""
+        return sum(len(piece.frames) for piece in self.pieces)
+
+
+def load_batches(
+    videos: Iterable[VideoSource], *, batch_size: int, workers: int, pin_memory: bool = False
+) -> Iterator[Batch]:
+    """Decode the frames of the videos in order; every frame of every video comes exactly once.
+
+    One thread lists and reads video files, `workers` threads read and decode images, a few batches
+    ahead of the caller. A video that cannot be listed or read ends early with its `problem` set.
+    """
+    jobs = _jobs(videos, batch_size)
+    ahead: deque[Future] = deque()
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(workers) as decoders:
+
+        def start() -> Future | None:
+            job = next(jobs, None)
+            return None if job is None else decoders.submit(_decode, *job, pin_memory)
+
+        try:
+            ahead.extend(reader.submit(start) for _ in range(workers + 1))
+            while (decoding := ahead.popleft().result()) is not None:
+                ahead.append(reader.submit(start))
+                yield decoding.result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def _jobs(videos: Iterable[VideoSource], batch_size: int) -> Iterator[tuple[list[Piece], int]]:
+    """(pieces, capacity) of one batch after the other, with what is still to be decoded in the pieces."""
+    pieces: list[Piece] = []
+    rows = size = 0
+    for video in videos:
+        piece = Piece(video)
+        pieces.append(piece)
+        frame_bytes = 0
+        try:
+            for number, content in _contents(video):
+                frame_bytes = frame_bytes or _decoded_bytes(content)
+                large = size + frame_bytes > MAX_BATCH_BYTES
+                if rows == batch_size or (large and rows):
+                    yield pieces, _capacity(rows, batch_size) if large else batch_size
+                    piece = Piece(video)
+                    pieces, rows, size = [piece], 0, 0
+                piece.frames.append(number)
+                piece.contents.append(content)
+                rows += 1
+                size += frame_bytes
+        except (ValueError, OSError) as error:
+            piece.problem = _one_line(error)
+        piece.ends = True
+    if pieces:
+        yield pieces, batch_size
+
+
+def _contents(video: VideoSource) -> Iterator[tuple[int, str | np.ndarray]]:
+    """(frame number, path or pixels) of every frame."""
+    if video.is_file:
+        yield from enumerate(decode_video(video.path), start=1)
+        return
+    numbers, names = frame_files(video.path)
+    for number, name in zip(numbers.tolist(), names, strict=True):
+        yield number, f"{video.path}{os.sep}{name}"
+
+
+def _decoded_bytes(content: str | np.ndarray) -> int:
+    """Size of a frame once decoded; the first of a folder speaks for the others."""
+    if isinstance(content, np.ndarray):
+        return content.nbytes
+    try:
+        with Image.open(content) as image:
+            return image.width * image.height * 3
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return 1
+
+
+def _capacity(rows: int, batch_size: int) -> int:
+    """The power of two that holds `rows`, so that few shapes occur."""
+    return min(batch_size, 1 << (rows - 1).bit_length())
+
+
+def _decode(pieces: list[Piece], capacity: int, pin_memory: bool) -> Batch:
+    by_size: dict[tuple[int, int], list[tuple[int, np.ndarray]]] = {}
+    first = 0
+    for piece in pieces:
+        images = [_image(content, piece) for content in piece.contents]
+        piece.valid = np.array([image is not None for image in images], bool)
+        piece.contents = []
+        for row, image in enumerate(images, start=first):
+            if image is not None:
+                by_size.setdefault(image.shape[:2], []).append((row, image))
+        first += len(images)
+    groups = [_stack(rows_of_size, pin_memory) for rows_of_size in by_size.values()]
+    return Batch(pieces, groups, capacity)
+
+
+def _image(content: str | np.ndarray, piece: Piece) -> np.ndarray | None:
+    """Pixels, or None for a broken frame. Storage that fails is a problem of the video, not of the frame."""
+    if isinstance(content, np.ndarray):
+        return content
+    try:
+        with open(content, "rb") as file:
+            data = file.read()
+        return decode_image(data)
+    except (ValueError, IsADirectoryError, PermissionError):
+        return None
+    except FileNotFoundError:
+        if not piece.video.path.exists():
+            piece.problem = "the folder has disappeared"
+        return None
+    except OSError as error:
+        piece.problem = _one_line(error)
+        return None
+
+
+def _stack(rows: list[tuple[int, np.ndarray]], pin_memory: bool) -> tuple[np.ndarray, torch.Tensor]:
+    pixels = torch.empty((len(rows), *rows[0][1].shape), dtype=torch.uint8, pin_memory=pin_memory)
+    np.stack([image for _, image in rows], out=pixels.numpy())
+    return np.array([row for row, _ in rows]), pixels
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

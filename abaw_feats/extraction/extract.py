@@ -1,0 +1,279 @@
+"""The extraction engine: frames of many videos through several encoders into one feature file.
+
+Run it as `abaw-extract`, or over several GPUs as `torchrun --nproc-per-node 8 -m abaw_feats extract`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from abaw_feats.backbones import LoadedBackbone
+from abaw_feats.extraction.batches import Batch, load_batches
+from abaw_feats.extraction.encoders import (
+    DTYPES,
+    Download,
+    Encoder,
+    Encoding,
+    batch_rows,
+    describe,
+    find_precision,
+    load_backbones,
+    one_part_per_core,
+    prepare_encoders,
+    upload,
+)
+from abaw_feats.extraction.join import Holdings, join_files, labels_are_in
+from abaw_feats.extraction.shard import balanced_shards, joined_world
+from abaw_feats.extraction.spool import Spool, SpoolWriter, locked_spool
+from abaw_feats.reading.frames import VideoSource, list_videos
+from abaw_seq.data.annotations import Annotations, read_annotations
+from abaw_seq.data.feature_file import BackboneInfo, FeatureReader, merge_backbones
+from abaw_seq.engine.processes import find_device
+from abaw_seq.errors import AbawError
+from abaw_seq.terminal import progress, say
+
+Share = dict[tuple[str, ...], list[VideoSource]]
+
+BATCHES_BEHIND = 3
+VIDEOS_LISTED = 20
+
+
+def extract(
+    *,
+    backbones: Sequence[str],
+    videos: Sequence[str | Path],
+    out: str | Path,
+    weights: dict[str, str] | None = None,
+    annotations: Sequence[str | Path] = (),
+    device: str = "auto",
+    batch_size: int | None = None,
+    precision: str = "auto",
+    dtype: str | None = None,
+    shard: tuple[int, int] | None = None,
+    strict: bool = False,
+) -> None:
+    """Write the features of every frame of `videos` by every one of `backbones` to the file `out`.
+
+    What `out` and its spool hold already is kept, not computed again. `weights` {backbone: file or
+    "random"}; `dtype` "float16" or "float32" (default: as in `out`, else float16); `shard` (I, N)
+    takes the I-th of N shares of the videos. Raises UserError for what cannot be done as asked, and
+    AbawError at the end if videos (with `strict`: frames) could not be read.
+    """
+    out = Path(out)
+    with joined_world() as world, ExitStack() as stack:
+        # What to read, and with which networks
+        spool = world.share(lambda: stack.enter_context(locked_spool(out)))
+        sources = list_videos(videos)
+        if shard is not None:
+            sources = balanced_shards(sources, shard[1])[shard[0] - 1]
+        labels = read_annotations(*annotations) if annotations else None
+        target = find_device(device)
+        if target.type == "cuda":
+            target = torch.device("cuda", world.local_rank if target.index is None else target.index)
+            torch.cuda.set_device(target)
+        loaded = load_backbones(backbones, weights or {})
+
+        # What is left to do, and which of it is this process's share
+        precision = settled_precision(precision, finished_files(spool), loaded, target)
+        plan = world.share(
+            lambda: make_plan(sources, loaded, spool, dtype=dtype, precision=precision, processes=world.size)
+        )
+        share = plan.shares[world.rank]
+        frames = sum(video.frame_count for group in share.values() for video in group)
+
+        # Read, decode, compute and write, all at the same time, each a few batches ahead of the next
+        encoders = {}
+        if share:
+            encoders = prepare_encoders(loaded, device=target, precision=precision, rows=batch_size)
+        shown = progress("extract", frames, "frames") if share and world.is_first else nullcontext(lambda *_: None)
+        with (
+            one_part_per_core(encoders.values()),
+            closing(SpoolWriter(spool, plan.infos)) as spooling,
+            shown as advance,
+            ThreadPoolExecutor(1) as writer,
+        ):
+
+            def write(batch: Batch, features: dict[str, Download]) -> None:
+                spooling.write(batch, {name: rows.numpy() for name, rows in features.items()})
+                advance(batch.rows, f"{spooling.finished} videos done")
+
+            behind: deque[Future] = deque()
+            for batch, features in encode_videos(share, encoders, infos=plan.infos, device=target):
+                behind.append(writer.submit(write, batch, features))
+                if len(behind) > BATCHES_BEHIND:
+                    behind.popleft().result()
+            while behind:
+                behind.popleft().result()
+
+        # Join, once everybody is done
+        failures = dict(plan.changed)
+        for of_process in world.gather(spooling.failures):
+            failures |= of_process
+        if world.is_first:
+            join(spool, labels)
+            report(out, sources, failures, strict=strict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run computes.
+
+    infos    the backbones as the file describes them
+    shares   for each process {backbones to compute: the videos that lack just these}
+    changed  videos whose folder no longer holds what was extracted from it, and how
+    """
+
+    infos: dict[str, BackboneInfo]
+    shares: list[Share]
+    changed: dict[str, str]
+
+
+def make_plan(
+    sources: Sequence[VideoSource],
+    loaded: dict[str, LoadedBackbone],
+    spool: Spool,
+    *,
+    dtype: str | None,
+    precision: str,
+    processes: int,
+) -> Plan:
+    """Compare what was asked for with what the output and its spool hold.
+
+    Raises UserError if a backbone there has other weights or preprocessing than the one given.
+    """
+    there = Holdings(finished_files(spool))
+    known = there.backbones()
+    infos = {
+        name: describe(
+            backbone,
+            dtype=dtype or (known[name].dtype if name in known else "float16"),
+            precision=precision,
+        )
+        for name, backbone in loaded.items()
+    }
+    merge_backbones({**there.by_file, "this command": infos})
+
+    changed, todo = {}, []
+    for video in sources:
+        if there.rows.get(video.name, video.frame_count) != video.frame_count and not video.is_file:
+            changed[video.name] = (
+                f"{video.path} holds {video.frame_count} frames now, {there.rows[video.name]} when it was "
+                "extracted; extract it into a new file"
+            )
+        elif not there.held(video.name).issuperset(infos):
+            todo.append(video)
+    shares = []
+    for videos in balanced_shards(todo, processes):
+        share: Share = {}
+        for video in videos:
+            missing = tuple(name for name in infos if name not in there.held(video.name))
+            share.setdefault(missing, []).append(video)
+        shares.append(share)
+    return Plan(infos, shares, changed)
+
+
+def settled_precision(asked: str, files: Sequence[Path], loaded: Iterable[str], device: torch.device) -> str:
+    """The precision to compute in; `auto` goes on in the one that the file's features have already."""
+    if asked == "auto":
+        known = Holdings(files).backbones()
+        stored = {known[name].precision for name in loaded if name in known}
+        if len(stored) == 1:
+            return stored.pop()
+    return find_precision(asked, device)
+
+
+def finished_files(spool: Spool) -> list[Path]:
+    """The output, if it is there, and the finished videos beside it."""
+    return [path for path in (spool.out,) if path.exists()] + spool.parts()
+
+
+def encode_videos(
+    share: Share,
+    encoders: dict[str, Encoder],
+    *,
+    infos: dict[str, BackboneInfo],
+    device: torch.device,
+) -> Iterator[tuple[Batch, dict[str, Download]]]:
+    """Each batch of frames with its features by every encoder its videos lack, from one decoding."""
+    on_gpu = device.type == "cuda"
+    uploads = torch.cuda.Stream(device) if on_gpu else None
+    workers = decoding_threads(device)
+    begun: deque[tuple[Batch, dict[str, Encoding]]] = deque()
+
+    def finish() -> tuple[Batch, dict[str, Download]]:
+        batch, encodings = begun.popleft()
+        return batch, {name: Download(found.result(), DTYPES[infos[name].dtype]) for name, found in encodings.items()}
+
+    for names, videos in share.items():
+        rows = batch_rows([encoders[name] for name in names])
+        for batch in load_batches(videos, batch_size=rows, workers=workers, pin_memory=on_gpu):
+            images = upload(batch, device, uploads)
+            begun.append((batch, {name: encoders[name].encode(images, batch.capacity, batch.rows) for name in names}))
+            if on_gpu or len(begun) > 1:  # a GPU has its own queue
+                yield finish()
+    while begun:
+        yield finish()
+
+
+def decoding_threads(device: torch.device) -> int:
+    """As many as there are cores for a GPU; for the CPU fewer, since the encoders need the cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, cores // here if device.type == "cuda" else cores // (2 * here))
+
+
+def join(spool: Spool, labels: Annotations | None) -> None:
+    """Put the finished videos and the labels into the output, unless it has them all."""
+    files = finished_files(spool)
+    if not files or (files == [spool.out] and (labels is None or labels_are_in(spool.out, labels))):
+        return
+    join_files(files, spool.out, annotations=labels)
+    spool.remove()
+
+
+def report(out: Path, sources: Sequence[VideoSource], failures: dict[str, str], *, strict: bool) -> None:
+    """Say what is in the output and what could not be read; raises AbawError if something must be done."""
+    frames = videos = 0
+    unreadable: dict[str, np.ndarray] = {}
+    if out.exists():
+        with FeatureReader(out) as reader:
+            for video in (source.name for source in sources if source.name in reader.videos):
+                valid = reader.valid(video)
+                videos, frames = videos + 1, frames + len(valid)
+                if not valid.all():
+                    unreadable[video] = reader.frames(video)[~valid]
+            held = ", ".join(f"{name} ({info.dim})" for name, info in reader.backbones.items())
+        say(f"{out}: {videos} videos, {frames} frames, features of {held}")
+    lost = sum(len(numbers) for numbers in unreadable.values())
+    for video, numbers in list(unreadable.items())[:VIDEOS_LISTED]:
+        say(f"  {video}: {len(numbers)} unreadable (valid = false): frames {ranges(numbers)}")
+    if len(unreadable) > VIDEOS_LISTED:
+        say(f"  and {len(unreadable) - VIDEOS_LISTED} more videos with unreadable frames")
+    for video, reason in failures.items():
+        say(f"  {video}: left out, {reason}")
+    if failures:
+        names = ", ".join(list(failures)[:VIDEOS_LISTED])
+        raise AbawError(f"{len(failures)} of {len(sources)} videos could not be extracted: {names}")
+    if strict and unreadable:
+        raise AbawError(f"--strict: {lost} frames of {len(unreadable)} videos could not be read")
+
+
+def ranges(numbers: np.ndarray, most: int = 8) -> str:
+    """Rising numbers as text, runs joined.
+
+    >>> ranges(np.array([3, 4, 5, 9]))
+    '3-5, 9'
+    """
+    starts = np.flatnonzero(np.diff(numbers, prepend=numbers[:1] - 2) != 1)
+    ends = np.append(starts[1:], len(numbers)) - 1
+    runs = [f"{numbers[a]}" if a == b else f"{numbers[a]}-{numbers[b]}" for a, b in zip(starts, ends, strict=True)]
+    return ", ".join(runs[:most]) + (", ..." if len(runs) > most else "")

@@ -1,0 +1,174 @@
+"""Several feature files into one: finished videos, shards, and labels."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from abaw_feats.extraction.spool import disk_error, locked_spool, reserve
+from abaw_seq.data.annotations import Annotations
+from abaw_seq.data.feature_file import (
+    BackboneInfo,
+    FeatureReader,
+    FeatureWriter,
+    atomic_feature_file,
+    merge_backbones,
+)
+from abaw_seq.errors import UserError
+from abaw_seq.terminal import progress, say
+
+COPY_ROWS = 4096
+OPEN_FILES = 32
+
+
+class Holdings:
+    """What several feature files hold together.
+
+    by_file   {file: its backbones}
+    videos    {video: {file: the backbones to take from there}}; the first file counts where several
+              have the same backbone
+    rows      {video: number of frames}
+    """
+
+    def __init__(self, paths: Iterable[Path]):
+        self.by_file: dict[str, dict[str, BackboneInfo]] = {}
+        self.videos: dict[str, dict[Path, list[str]]] = {}
+        self.rows: dict[str, int] = {}
+        for path in paths:
+            with FeatureReader(path) as reader:
+                self.by_file[str(path)] = reader.backbones
+                for video in reader.videos:
+                    self.rows.setdefault(video, reader.rows(video))
+                    known = self.held(video)
+                    names = [name for name in reader.backbones if reader.has(video, name)]
+                    self.videos.setdefault(video, {})[path] = [name for name in names if name not in known]
+
+    def held(self, video: str) -> set[str]:
+        """The backbones there are of a video."""
+        return {name for names in self.videos.get(video, {}).values() for name in names}
+
+    def backbones(self) -> dict[str, BackboneInfo]:
+        """All backbones; UserError if a name stands for two networks."""
+        return merge_backbones(self.by_file)
+
+
+def join_files(paths: Sequence[Path], out: Path, *, annotations: Annotations | None = None) -> Holdings:
+    """Write the union of feature files to `out`, which may be one of them, atomically.
+
+    A video's backbones may come from different files if these agree on its frames; where several have
+    the same, the first counts. `annotations` replace the labels and splits of the videos they know.
+    Returns what is in `out` now. Raises UserError if one backbone's name stands for different
+    networks, or frames differ; AbawError if the disk refuses.
+    """
+    holdings = Holdings(paths)
+    backbones = holdings.backbones()
+    try:
+        reserve(out.parent, sum(path.stat().st_size for path in paths))
+        with (
+            progress("join", len(holdings.videos), "videos") as advance,
+            atomic_feature_file(out) as writer,
+            _Readers() as readers,
+        ):
+            for name, info in backbones.items():
+                writer.add_backbone(name, info)
+            for video in sorted(holdings.videos):
+                _join_video(video, holdings.videos[video], backbones, writer, readers)
+                if annotations is not None and video in annotations.videos:
+                    frames = readers.open(next(iter(holdings.videos[video]))).frames(video)
+                    writer.set_labels(video, *labels_of(annotations, video, frames))
+                advance()
+    except OSError as error:
+        raise disk_error(out, error) from error
+    return holdings
+
+
+def labels_of(annotations: Annotations, video: str, frames: np.ndarray) -> tuple[np.ndarray | None, str | None]:
+    """(labels float32 (len(frames), 15) or None where no frame has any, split) of a video."""
+    labels = annotations.for_frames(video, frames)
+    return (None if np.isnan(labels).all() else labels), annotations.videos[video].split
+
+
+def labels_are_in(path: Path, annotations: Annotations) -> bool:
+    """Whether a feature file already holds what the annotations say about its videos."""
+    with FeatureReader(path) as reader:
+        for video in reader.videos:
+            if video in annotations.videos:
+                labels, split = labels_of(annotations, video, reader.frames(video))
+                known = reader.labels(video)
+                same = known is labels if known is None or labels is None else _equal(known, labels)
+                if not same or reader.split(video) != split:
+                    return False
+    return True
+
+
+class _Readers:
+    """Feature files, opened when needed; the latest few stay open."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Path, FeatureReader] = OrderedDict()
+
+    def __enter__(self) -> _Readers:
+        return self
+
+    def __exit__(self, *_) -> None:
+        for reader in self._open.values():
+            reader.close()
+
+    def open(self, path: Path) -> FeatureReader:
+        if path not in self._open:
+            self._open[path] = FeatureReader(path)
+            if len(self._open) > OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(path)
+        return self._open[path]
+
+
+def _join_video(
+    video: str,
+    files: dict[Path, list[str]],
+    backbones: dict[str, BackboneInfo],
+    writer: FeatureWriter,
+    readers: _Readers,
+) -> None:
+    origin, *others = files
+    readers.open(origin).copy_video(video, writer.videos_group, files[origin])
+    group = writer.videos_group[video]
+    for path in others:
+        first, reader = readers.open(origin), readers.open(path)
+        if not _same_frames(first, reader, video):
+            raise UserError(
+                f"{path}: video {video} has other frames, or other unreadable ones, than in {origin}; "
+                "extract it again into a new file"
+            )
+        if first.labels(video) is None and reader.labels(video) is not None:
+            writer.set_labels(video, reader.labels(video), reader.split(video))
+        for name in files[path]:
+            info, rows = backbones[name], first.rows(video)
+            target = writer.create_features(group, name, rows, info.dim, info.dtype)
+            source = reader.feature_dataset(video, name)
+            for start in range(0, rows, COPY_ROWS):
+                target[start : start + COPY_ROWS] = source[start : start + COPY_ROWS]
+
+
+def _same_frames(one: FeatureReader, other: FeatureReader, video: str) -> bool:
+    return np.array_equal(one.frames(video), other.frames(video)) and np.array_equal(
+        one.valid(video), other.valid(video)
+    )
+
+
+def _equal(one: np.ndarray, other: np.ndarray) -> bool:
+    return np.array_equal(one, other, equal_nan=True)
+
+
+def merge_files(files: Sequence[Path], out: Path) -> None:
+    """Join feature files of shards, or of other backbones of the same videos, into `out`.
+
+    Raises UserError if a backbone of one name has other weights or preprocessing in one of them.
+    """
+    with locked_spool(out):
+        holdings = join_files(files, out)
+        frames = sum(holdings.rows.values())
+        say(f"{out}: {len(holdings.videos)} videos, {frames} frames from {len(files)} files")

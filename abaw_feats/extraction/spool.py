@@ -1,0 +1,282 @@
+"""Finished videos on their way into a feature file.
+
+Beside `feats.h5` the folder `feats.h5.parts` holds one complete feature file per finished video, and a
+lock. What is in it under a part's name is whole and on disk; the rest of a killed process is swept out.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import glob
+import hashlib
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from abaw_feats.reading.frames import VideoSource
+from abaw_seq.data.feature_file import CHUNK_ROWS, BackboneInfo, VideoFeatures, atomic_feature_file
+from abaw_seq.errors import AbawError, UserError
+
+if TYPE_CHECKING:  # merging needs no image decoder
+    from abaw_feats.extraction.batches import Batch, Piece
+
+COPY_ROWS = 4096
+OVERHEAD_BYTES = 64 * 1024
+
+
+class Spool:
+    """The folder of finished videos that belongs to one output file."""
+
+    def __init__(self, out: str | Path):
+        self.out = Path(out)
+        self.folder = self.out.with_name(self.out.name + ".parts")
+
+    def parts(self) -> list[Path]:
+        """The finished videos' feature files."""
+        return sorted(path for path in self.folder.glob("*.h5") if not path.name.startswith("."))
+
+    def begin(self, video: VideoSource, backbones: dict[str, BackboneInfo]) -> Part:
+        """Start a video; nothing of it counts until its `finish`."""
+        return Part(self._part_path(video.name, backbones), video, backbones)
+
+    def sweep(self) -> None:
+        """Remove what a process left unfinished when it was killed; needs the lock."""
+        unfinished = f".{glob.escape(self.out.name)}.*.tmp"
+        for path in (*self.folder.glob(".*.tmp"), *self.out.parent.glob(unfinished)):
+            path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the folder: its videos are in the output."""
+        shutil.rmtree(self.folder)
+
+    def _part_path(self, video: str, backbones: dict[str, BackboneInfo]) -> Path:
+        # A name from outside never becomes a path: it is only hinted at, the hash tells videos apart.
+        key = "\0".join([video, *sorted(backbones)]).encode("utf-8", "surrogateescape")
+        hint = re.sub(r"[^A-Za-z0-9_-]", "_", video)[:60]
+        return self.folder / f"{hint}-{hashlib.sha256(key).hexdigest()[:16]}.h5"
+
+
+class Part:
+    """One video being extracted; its rows wait in unnamed files that vanish with the process."""
+
+    def __init__(self, path: Path, video: VideoSource, backbones: dict[str, BackboneInfo]):
+        self.video = video
+        self._path = path
+        self._backbones = backbones
+        self._frames: list[np.ndarray] = []
+        self._valid: list[np.ndarray] = []
+        self._rows = {name: tempfile.TemporaryFile(dir=path.parent) for name in backbones}
+
+    def append(self, frames: np.ndarray, valid: np.ndarray, features: dict[str, np.ndarray]) -> None:
+        """Add n rows: frames int32 (n,), valid bool (n,), features {backbone: (n, dim)} as stored."""
+        self._frames.append(frames)
+        self._valid.append(valid)
+        for name, rows in features.items():
+            self._rows[name].write(np.ascontiguousarray(rows).data)
+
+    def finish(self) -> None:
+        """Put the video on disk as a complete feature file."""
+        valid = np.concatenate(self._valid)
+        reserve(self._path.parent, self._size(len(valid)))
+        described = VideoFeatures(
+            name=self.video.name,
+            frames=np.concatenate(self._frames),
+            valid=valid,
+            source=str(self.video.path),
+            fps=self.video.fps,
+            frame_count=len(valid) if self.video.is_file else None,
+        )
+        with atomic_feature_file(self._path) as writer:
+            group = writer.begin_video(described)
+            for name, info in self._backbones.items():
+                writer.add_backbone(name, info)
+                target = writer.create_features(group, name, len(valid), info.dim, info.dtype)
+                file, row_bytes = self._rows[name], info.dim * target.dtype.itemsize
+                file.seek(0)
+                for start in range(0, len(valid), COPY_ROWS):
+                    rows = np.frombuffer(file.read(COPY_ROWS * row_bytes), info.dtype)
+                    target[start : start + COPY_ROWS] = rows.reshape(-1, info.dim)
+        self.close()
+
+    @property
+    def count(self) -> int:
+        """Rows so far."""
+        return sum(len(valid) for valid in self._valid)
+
+    def readable(self) -> bool:
+        """Whether any frame of the video could be read."""
+        return any(valid.any() for valid in self._valid)
+
+    def close(self) -> None:
+        """Give the rows up (or, after `finish`, their temporary copies)."""
+        for file in self._rows.values():
+            with suppress(OSError):  # flushing to a full disk what nobody needs any more
+                file.close()
+
+    def _size(self, rows: int) -> int:
+        """Bytes that the feature file may take: chunks are stored whole."""
+        whole = -(-rows // CHUNK_ROWS) * CHUNK_ROWS
+        row_bytes = sum(info.dim * np.dtype(info.dtype).itemsize for info in self._backbones.values())
+        return whole * (row_bytes + 5) + OVERHEAD_BYTES
+
+
+class SpoolWriter:
+    """Puts the rows of one batch after the other into parts; to be called from one thread.
+
+    `failures` tells, by name, why a video was given up; `finished` counts the others.
+    """
+
+    def __init__(self, spool: Spool, backbones: dict[str, BackboneInfo]):
+        self.failures: dict[str, str] = {}
+        self.finished = 0
+        self._spool = spool
+        self._backbones = backbones
+        self._part: Part | None = None
+        self._broken = False
+
+    def write(self, batch: Batch, features: dict[str, np.ndarray]) -> None:
+        """Take a batch's features {backbone: (capacity, dim)}; videos that end in it are on disk afterwards.
+
+        Raises AbawError if the disk refuses; nothing is written after that.
+        """
+        if self._broken:
+            return
+        self._broken = True  # until all of the batch is written: a gap must never become a finished video
+        try:
+            first = 0
+            for piece in batch.pieces:
+                rows = slice(first, first + len(piece.frames))
+                self._write_piece(piece, {name: values[rows] for name, values in features.items()})
+                first = rows.stop
+        except OSError as error:
+            raise disk_error(self._spool.out, error) from error
+        self._broken = False
+
+    def close(self) -> None:
+        """Give up the video under way, if any."""
+        if self._part is not None:
+            self._part.close()
+
+    def _write_piece(self, piece: Piece, features: dict[str, np.ndarray]) -> None:
+        name = piece.video.name
+        if self._part is None:
+            chosen = {backbone: self._backbones[backbone] for backbone in features}
+            self._part = self._spool.begin(piece.video, chosen)
+        if problem := piece.problem or _not_finite(piece, features):
+            self.failures.setdefault(name, problem)
+        if name not in self.failures:
+            for values in features.values():
+                values[~piece.valid] = 0
+            self._part.append(np.array(piece.frames, np.int32), piece.valid, features)
+        if not piece.ends:
+            return
+        if name not in self.failures and not self._part.readable():
+            self.failures[name] = "none of its frames can be read" if self._part.count else "it has no frames"
+        if name not in self.failures:
+            self._part.finish()
+            self.finished += 1
+        self._part.close()
+        self._part = None
+
+
+def _not_finite(piece: Piece, features: dict[str, np.ndarray]) -> str:
+    for backbone, values in features.items():
+        bad = piece.valid & ~np.isfinite(values).all(1)
+        if bad.any():
+            frame = piece.frames[int(bad.argmax())]
+            advice = "try --dtype float32 or --precision fp32"
+            return f"{backbone} gives NaN or infinity for frame {frame}; {advice}"
+    return ""
+
+
+@contextmanager
+def locked_spool(out: str | Path) -> Iterator[Spool]:
+    """The spool of an output file, held by this process alone until the end of the block.
+
+    Left empty, the folder is removed. Raises UserError if the output cannot be written where it
+    shall be, or while another process holds it.
+    """
+    spool = Spool(out)
+    _check_writable(spool.out)
+    handle = _lock(spool)
+    try:
+        spool.sweep()
+        yield spool
+    finally:
+        if spool.folder.exists() and not spool.parts():
+            spool.remove()
+        os.close(handle)
+
+
+def reserve(folder: Path, size: int) -> None:
+    """Raise OSError if `folder` has no room for `size` bytes.
+
+    HDF5 does not survive a disk that fills up while it writes, so the room is asked for beforehand.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        elif shutil.disk_usage(folder).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def disk_error(out: Path, error: OSError) -> AbawError:
+    """What to tell the user when writing beside `out` failed."""
+    return AbawError(
+        f"{out}: could not be written ({error.strerror or error}); once there is room, "
+        "run the same command again: finished videos are kept"
+    )
+
+
+def _check_writable(out: Path) -> None:
+    folder = out.parent
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; name a file to write, such as {out / 'feats.h5'}")
+    if not folder.is_dir():
+        raise UserError(f"{out}: its folder {folder} does not exist; create it or choose another output")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{out}: its folder {folder} is not writable; choose another output")
+
+
+def _lock(spool: Spool) -> int:
+    """Hold the spool's lock file; the handle releases it when closed, by whatever death."""
+    while True:
+        try:
+            spool.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{spool.folder}: {error.strerror}; choose another output") from None
+        try:
+            handle = os.open(spool.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            continue  # the process before us has just removed the folder
+        except OSError as error:
+            raise UserError(f"{spool.folder}: {error.strerror}; choose another output") from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(handle, 200).decode(errors="replace") or "another process"
+            os.close(handle)
+            raise UserError(
+                f"{spool.out}: {holder} is writing it; wait until it ends or choose another output"
+            ) from None
+        if _is_still_there(handle, spool.folder / "lock"):
+            os.truncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+            return handle
+        os.close(handle)  # locked a file that was removed meanwhile
+
+
+def _is_still_there(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False

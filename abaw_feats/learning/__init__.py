@@ -1,0 +1,1 @@
+"""Training of encoders: masked autoencoders without labels, fine-tuning with them."""

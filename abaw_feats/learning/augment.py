@@ -1,0 +1,168 @@
+"""Random changes of a batch of images, computed as tensors on the device that trains.
+
+They act on what the network sees, resized and normalised images, so that training without them is
+exactly what extraction computes. No change here touches a label: action units are coded without a
+side, so a mirrored face keeps its labels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+
+from abaw_feats.backbones import Preprocessing
+from abaw_feats.reading.images import preprocess
+
+LUMA = (0.299, 0.587, 0.114)
+# Images that are larger than a network's input are cropped from a resized copy this much larger.
+CROP_MARGIN = 1.25
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How strongly images are changed; all zeros (and `scale` 1 to 1) leaves them as they are."""
+
+    flip: float = 0.5
+    """Probability of mirroring an image."""
+    scale: tuple[float, float] = (0.85, 1.0)
+    """Share of the image's area that is kept by the random crop, lowest and highest."""
+    aspect: float = 0.1
+    """The crop's width : height lies within 1 / (1 + aspect) and 1 + aspect."""
+    rotation: float = 8.0
+    """Largest rotation, in degrees."""
+    brightness: float = 0.3
+    """Largest shift of all pixels, in standard deviations of the normalisation."""
+    contrast: float = 0.25
+    """Contrast is multiplied by 1 - contrast to 1 + contrast."""
+    saturation: float = 0.25
+    """The same for the distance of a pixel from its grey value; grey input has none."""
+    erasing: float = 0.0
+    """Probability of hiding a rectangle."""
+    erasing_area: tuple[float, float] = (0.02, 0.15)
+    """The hidden rectangle's share of the image."""
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "erasing", "contrast", "saturation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1")
+        for name in ("aspect", "rotation", "brightness"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative")
+        for name in ("scale", "erasing_area"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= 1:
+                raise ValueError(f"{name} must be two rising shares between 0 and 1")
+
+
+def training_views(
+    pixels: torch.Tensor, preprocessing: Preprocessing, config: AugmentConfig, *, generator: torch.Generator
+) -> torch.Tensor:
+    """Frames as a network in training sees them: resized, normalised, then changed.
+
+    pixels: uint8 (batch, height, width, 3); returns float32 (batch, channels, size, size).
+    """
+    size = preprocessing.size
+    stored = min(pixels.shape[1:3])
+    larger = min(stored, round(size * CROP_MARGIN)) if stored > size and not _is_identity(config) else size
+    images = preprocess(pixels, replace(preprocessing, size=larger))
+    return augment(images, config, generator=generator, size=size)
+
+
+def augment(
+    images: torch.Tensor, config: AugmentConfig, *, generator: torch.Generator, size: int | None = None
+) -> torch.Tensor:
+    """Change every image of a batch in its own random way.
+
+    images: (batch, channels, height, width), normalised; returns (batch, channels, size, size), by
+    default of the input's height. The numbers are drawn on the CPU from `generator`, so a seed gives
+    the same changes on every device.
+    """
+    size = size or images.shape[-2]
+    count = len(images)
+    warp = random_warps(count, config, generator=generator).to(images.device, images.dtype)
+    if size != images.shape[-2] or not _is_identity(config):
+        images = F.grid_sample(
+            images, sampling_grid(warp, size), mode="bilinear", padding_mode="border", align_corners=False
+        )
+    if config.brightness or config.contrast or config.saturation:
+        images = _jitter(images, config, generator)
+    if config.erasing:
+        images = _erase(images, config, generator)
+    return images
+
+
+def random_warps(count: int, config: AugmentConfig, *, generator: torch.Generator) -> torch.Tensor:
+    """(count, 2, 3) affine maps from output to input coordinates in [-1, 1]: crop, rotation, mirror."""
+    area = _uniform(count, config.scale, generator)
+    stretch = torch.exp(_uniform(count, (-1.0, 1.0), generator) * math.log1p(config.aspect) / 2)
+    width = (area.sqrt() * stretch).clamp(max=1.0)
+    height = (area.sqrt() / stretch).clamp(max=1.0)
+    shift_x = _uniform(count, (-1.0, 1.0), generator) * (1 - width)
+    shift_y = _uniform(count, (-1.0, 1.0), generator) * (1 - height)
+    angle = _uniform(count, (-1.0, 1.0), generator) * math.radians(config.rotation)
+    mirror = torch.where(torch.rand(count, generator=generator) < config.flip, -1.0, 1.0)
+    cos, sin = angle.cos(), angle.sin()
+    rows = (cos * width * mirror, -sin * height, shift_x, sin * width * mirror, cos * height, shift_y)
+    return torch.stack(rows, dim=1).reshape(count, 2, 3)
+
+
+def sampling_grid(warp: torch.Tensor, size: int) -> torch.Tensor:
+    """(count, size, size, 2) places (x, y) in the input that affine maps (count, 2, 3) send output pixels to.
+
+    The same as `torch.nn.functional.affine_grid` without aligned corners, for square images, and faster on
+    the CPU: no matrix products of two and three.
+    """
+    centres = (torch.arange(size, device=warp.device, dtype=warp.dtype) * 2 + 1) / size - 1
+    along, across, shift = warp.unbind(2)
+    planes = warp.new_empty(2, len(warp), size, size)
+    for axis in range(2):
+        by_column = (along[:, axis, None] * centres)[:, None, :]
+        by_row = (across[:, axis, None] * centres + shift[:, axis, None])[:, :, None]
+        torch.add(by_column, by_row, out=planes[axis])
+    return planes.permute(1, 2, 3, 0)
+
+
+def _jitter(images: torch.Tensor, config: AugmentConfig, generator: torch.Generator) -> torch.Tensor:
+    count, channels = images.shape[:2]
+
+    def factor(spread: float, middle: float) -> torch.Tensor:
+        drawn = _uniform(count, (middle - spread, middle + spread), generator)
+        return drawn.to(images.device, images.dtype).reshape(-1, 1, 1, 1)
+
+    contrast, brightness = factor(config.contrast, 1.0), factor(config.brightness, 0.0)
+    saturation = factor(config.saturation, 1.0)
+    middle = images.mean(dim=(1, 2, 3), keepdim=True)
+    offset = middle * (1 - contrast) + brightness
+    if channels == 3 and config.saturation:
+        luma = images.new_tensor(LUMA).reshape(1, 3, 1, 1)
+        grey = (images * luma).sum(dim=1, keepdim=True)
+        return torch.addcmul(offset + grey * (contrast * (1 - saturation)), images, contrast * saturation)
+    return torch.addcmul(offset, images, contrast)
+
+
+def _erase(images: torch.Tensor, config: AugmentConfig, generator: torch.Generator) -> torch.Tensor:
+    """Set a rectangle of some images to 0, the mean colour."""
+    count, _, height, width = images.shape
+    chosen = torch.rand(count, generator=generator) < config.erasing
+    area = _uniform(count, config.erasing_area, generator)
+    stretch = torch.exp(_uniform(count, (-0.7, 0.7), generator))
+    half_height, half_width = (area * stretch).sqrt() / 2, (area / stretch).sqrt() / 2
+    middle_y, middle_x = _uniform(count, (0.0, 1.0), generator), _uniform(count, (0.0, 1.0), generator)
+    rows = (torch.arange(height) + 0.5) / height
+    columns = (torch.arange(width) + 0.5) / width
+    hit_rows = (rows - middle_y[:, None]).abs() <= half_height[:, None]
+    hit_columns = (columns - middle_x[:, None]).abs() <= half_width[:, None]
+    hit = hit_rows[:, :, None] & hit_columns[:, None, :] & chosen[:, None, None]
+    return images.masked_fill(hit[:, None].to(images.device), 0.0)
+
+
+def _uniform(count: int, bounds: tuple[float, float], generator: torch.Generator) -> torch.Tensor:
+    low, high = bounds
+    return low + (high - low) * torch.rand(count, generator=generator)
+
+
+def _is_identity(config: AugmentConfig) -> bool:
+    return not config.flip and config.scale == (1.0, 1.0) and not config.aspect and not config.rotation

@@ -1,0 +1,156 @@
+"""Frames of several data sets joined with their labels, each data set labelled for what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from abaw_feats.learning.sampling import Pool, balancing_weights
+from abaw_feats.reading.image_index import ImageIndex, index_videos, join_indexes
+from abaw_seq.data.annotations import Annotations, read_annotations
+from abaw_seq.errors import UserError
+from abaw_seq.tasks import LABEL_COLUMNS, TASKS
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One data set: frames, their annotations, and its part in the training."""
+
+    videos: tuple[str, ...]
+    """Folders of video folders, video folders, video files, or text files of such paths."""
+    annotations: tuple[str, ...]
+    """Files or folders in the official formats; they say which videos train and which validate."""
+    share: float = 1.0
+    """Its share of every batch, relative to the other sources'."""
+    tasks: tuple[str, ...] = ()
+    """The tasks whose labels are used; empty for all there are."""
+    every: int = 1
+    """Use every n-th frame of a training video only; neighbouring frames are much alike."""
+
+    def __post_init__(self) -> None:
+        if self.share <= 0:
+            raise ValueError("share must be positive")
+        if self.every < 1:
+            raise ValueError("every must be at least 1")
+        if unknown := set(self.tasks) - set(TASKS):
+            raise ValueError(f"tasks: {sorted(unknown)[0]!r} is not one of {', '.join(TASKS)}")
+
+
+@dataclass(frozen=True)
+class LabelledFrames:
+    """Images with labels, and which of them train and validate.
+
+    `labels` float32 (rows, 15), NaN where there is none or where the task is not trained; `source`
+    int64 (rows,) number of the source; `training`, `validation` int64 rows.
+    """
+
+    index: ImageIndex
+    labels: Tensor
+    source: Tensor
+    training: Tensor
+    validation: Tensor
+
+    def pools(self, sources: Sequence[SourceConfig], readable: np.ndarray, balance: float) -> list[Pool]:
+        """The training rows of each source, for `sampling.batches`; `balance` as in `balancing_weights`."""
+        rows = self.training[torch.from_numpy(readable[self.training.numpy()])]
+        pools = []
+        for number, config in enumerate(sources):
+            own = rows[self.source[rows] == number]
+            if not len(own):
+                raise UserError(f"{config.videos[0]}: none of the training frames of this source can be read")
+            weights = balancing_weights(self.labels[own], balance) if balance else None
+            pools.append(Pool(own, config.share, weights))
+        return pools
+
+
+def gather_frames(
+    sources: Sequence[SourceConfig], tasks: Sequence[str], *, unlabelled: bool = False, share_labels: bool = False
+) -> LabelledFrames:
+    """Join the frames of every source with its labels for `tasks`.
+
+    A training video is one whose annotation is of the training split or of no split; frames of
+    validation videos only validate; frames of test videos are left out. `unlabelled` keeps training
+    frames without a label (for a teacher to label). `share_labels` gives a frame that several sources
+    hold (same video, same number) the labels of all of them.
+    Raises UserError if a source has no training frame with a label, or a task has no label at all.
+    """
+    parts = [_source_frames(source, tasks, unlabelled) for source in sources]
+    index = join_indexes([part[0] for part in parts])
+    labels = np.concatenate([part[1] for part in parts])
+    training = np.concatenate([part[2] for part in parts])
+    number = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
+    if share_labels:
+        labels = _shared(index, labels)
+    for task in tasks:
+        if np.isnan(labels[training][:, TASKS[task].columns]).all():
+            raise UserError(f"no training frame has a label for {task}; give annotations for it or drop the task")
+    return LabelledFrames(
+        index,
+        torch.from_numpy(labels),
+        torch.from_numpy(number),
+        torch.from_numpy(np.flatnonzero(training)),
+        torch.from_numpy(np.flatnonzero(~training)),
+    )
+
+
+def _source_frames(
+    source: SourceConfig, tasks: Sequence[str], unlabelled: bool
+) -> tuple[ImageIndex, np.ndarray, np.ndarray]:
+    """(index, labels float32 (rows, 15), bool (rows,) training) of the frames that are of use."""
+    where = ", ".join(source.annotations) or source.videos[0]
+    index = index_videos(source.videos)
+    annotations = read_annotations(*source.annotations)
+    used = [task for task in tasks if not source.tasks or task in source.tasks]
+    if not used:
+        raise UserError(f"{where}: this source is for {', '.join(source.tasks)}, none of which is trained")
+    labels = _labels(index, annotations)
+    unused = np.ones(len(LABEL_COLUMNS), bool)
+    for task in used:
+        unused[TASKS[task].columns] = False
+    labels[:, unused] = np.nan
+
+    known = [annotations.videos.get(video.name) for video in index.sources]
+    splits = np.array([video.split or "train" if video else "none" for video in known])[index.source]
+    labelled = ~np.isnan(labels).all(axis=1)
+    training = (splits == "train") & (labelled | unlabelled)
+    if source.every > 1:
+        training &= _position_in_video(index) % source.every == 0
+    validation = (splits == "val") & labelled
+    if not (training & labelled).any():
+        raise UserError(
+            f"{where}: no frame of {source.videos[0]} has a training label for {', '.join(used)}; "
+            "check that folder names and frame numbers are those of the annotations"
+        )
+    kept = np.flatnonzero(training | validation)
+    return index.select(kept), labels[kept], training[kept]
+
+
+def _labels(index: ImageIndex, annotations: Annotations) -> np.ndarray:
+    labels = np.full((len(index), len(LABEL_COLUMNS)), np.nan, np.float32)
+    for number, video in enumerate(index.sources):
+        rows = index.source == number
+        labels[rows] = annotations.for_frames(video.name, index.number[rows])
+    return labels
+
+
+def _position_in_video(index: ImageIndex) -> np.ndarray:
+    first = np.searchsorted(index.source, np.arange(len(index.sources)))
+    return np.arange(len(index)) - first[index.source]
+
+
+def _shared(index: ImageIndex, labels: np.ndarray) -> np.ndarray:
+    """Labels with every gap filled from other rows of the same video name and frame number."""
+    rows_of: dict[tuple[str, int], list[int]] = {}
+    for row, (source, number) in enumerate(zip(index.source, index.number, strict=True)):
+        rows_of.setdefault((index.sources[source].name, int(number)), []).append(row)
+    labels = labels.copy()
+    for rows in rows_of.values():
+        joined = labels[rows[0]]
+        for row in rows[1:]:
+            joined = np.where(np.isnan(joined), labels[row], joined)
+        labels[rows] = np.where(np.isnan(labels[rows]), joined, labels[rows])
+    return labels

@@ -1,0 +1,274 @@
+"""Self-supervised pre-training of a vision transformer as a masked autoencoder: one program.
+
+    abaw-feats pretrain --config configs/demo/mae.yaml --videos FACES --out runs/mae
+    torchrun --nproc-per-node 8 -m abaw_feats pretrain --config ... --videos ... --out ...
+
+The run folder is a backbone that `abaw-extract --backbone runs/mae` takes as it is; `checkpoint.pth` in
+it has the public MAE format, decoder included.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from abaw_feats.backbones import BackboneSpec, Preprocessing, load, save
+from abaw_feats.learning.augment import AugmentConfig, training_views
+from abaw_feats.learning.encoder_choice import encoder_spec
+from abaw_feats.learning.frame_store import FrameStore, open_frames
+from abaw_feats.learning.masked_autoencoder import DecoderConfig, MaskedAutoencoder, load_public
+from abaw_feats.learning.reconstruction import write_grid
+from abaw_feats.learning.sampling import Pool, batches
+from abaw_feats.learning.schedule import autocast_dtype, epoch_rates, parameter_groups, set_learning_rate
+from abaw_feats.learning.task_network import suit_device
+from abaw_feats.reading.image_index import index_images
+from abaw_feats.reading.images import preprocess
+from abaw_seq.cpu.products import fast_products, size_of
+from abaw_seq.engine.processes import process_group
+from abaw_seq.errors import AbawError, UserError
+from abaw_seq.run_folder import open_run, save_epoch, save_tensors, write_provenance
+from abaw_seq.terminal import say
+
+CHECKPOINT = "checkpoint.pth"
+GRID_IMAGES = 8
+LOSS_EVERY = 20
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Everything a pre-training run depends on besides its images; defaults as published for ViT-B."""
+
+    backbone: str | dict[str, Any] = "mae"
+    """The encoder: a name, a YAML file, a folder, or a mapping `{like: mae, options: {...}}`."""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    weights: str | None = None
+    """A checkpoint to start from, in the public format, with or without its decoder."""
+    mask_ratio: float = 0.75
+    normalise_target: bool = True
+    """Predict pixels standardised within their patch."""
+    augment: AugmentConfig = field(
+        default_factory=lambda: AugmentConfig(
+            scale=(0.2, 1.0), aspect=1 / 3, rotation=0.0, brightness=0.0, contrast=0.0, saturation=0.0
+        )
+    )
+    epochs: int = 400
+    batch_size: int = 64
+    """Images per process and step."""
+    accumulate: int = 1
+    """Steps whose gradients are summed into one update."""
+    base_lr: float = 1.5e-4
+    """Learning rate per 256 images of the effective batch (batch_size x accumulate x processes)."""
+    warmup_epochs: float = 40.0
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float | None = None
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    save_every: int = 20
+    """Epochs between refreshed checkpoints and pictures of reconstructions; the last epoch always."""
+    memory_gb: float = 8.0
+    """Decoded images are kept in memory up to this size."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError("mask_ratio must lie between 0 and 1")
+        for name in ("epochs", "batch_size", "accumulate", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+
+
+def pretrain(
+    config: PretrainConfig,
+    images: Sequence[str | Path],
+    out: str | Path,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+) -> Path:
+    """Pre-train on every image found at `images` and return the run folder `out`.
+
+    images: folder trees of image files (Aff-Wild2's `cropped_aligned` is one), video files, or text
+    files of such paths. With `resume`, an interrupted run goes on after its last whole epoch, bit for
+    bit on the same device; a finished one is left as it is.
+    Raises UserError for what cannot be read or does not fit, AbawError if the loss is not finite.
+    """
+    out = Path(out)
+    with process_group(device) as group:
+        spec = _vit_spec(config)
+        dtype = autocast_dtype(config.precision, group.device)
+        state = open_run(out, config, resume=resume, writes=group.first)
+
+        # Images.
+        index = index_images(images)
+        if state and state["images"] != index.sha256:
+            raise UserError(f"{out}: was made from other images; resume with those or name another folder")
+        if state and state["epoch"] == config.epochs:
+            say(f"{out}: finished, nothing to do")
+            if group.first:
+                _publish(out, spec)
+            return out
+        size = spec.preprocessing.size
+        store = open_frames(index, side=size, memory_gb=config.memory_gb, device=group.device)
+        pool = Pool(torch.from_numpy(store.readable).nonzero()[:, 0])
+        batch_size = min(config.batch_size, max(len(pool.rows) // group.world, 1))
+        updates = max(len(pool.rows) // (batch_size * group.world * config.accumulate), 1)
+
+        # Model, optimiser.
+        torch.manual_seed(config.seed)
+        model = MaskedAutoencoder(
+            size=size, decoder=config.decoder, normalise_target=config.normalise_target, **spec.options
+        )
+        if config.weights:
+            load_public(model, config.weights)
+        suit_device(model, group.device)
+        effective = batch_size * config.accumulate * group.world
+        lr = config.base_lr * effective / 256
+        parameters = parameter_groups(model, weight_decay=config.weight_decay)
+        optimizer = torch.optim.AdamW(parameters, lr=lr, betas=config.betas, fused=True)
+        scaler = torch.amp.GradScaler(group.device.type, enabled=dtype is torch.float16)
+
+        # Start afresh, or after the last whole epoch.
+        history: list[dict[str, Any]] = []
+        if state:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            scaler.load_state_dict(state["scaler"])
+            history = state["history"]
+        elif group.first:
+            write_provenance(
+                out, seed=config.seed, device=group.device, world=group.world, images=[str(p) for p in images],
+                image_count=len(index), images_sha256=index.sha256, start_weights=config.weights, batch=effective,
+            )  # fmt: skip
+        trained = group.spread(model)
+
+        # Epochs. Each starts from seeds of its own, so that none depends on where a run was resumed.
+        remaining = (config.epochs - len(history)) * updates * effective
+        bar = group.progress(f"pretrain {out.name}", remaining, "images")
+        with bar as advance, fast_products(group.device, size_of(model)):
+            for epoch in range(len(history), config.epochs):
+                started = time.monotonic()
+                seed = config.seed * 1_000_003 + epoch
+                drawn = batches(
+                    [pool], batch_size=batch_size, steps=updates * config.accumulate, rank=group.rank,
+                    world=group.world, generator=torch.Generator().manual_seed(seed),
+                )  # fmt: skip
+                rates = epoch_rates(
+                    epoch, lr, epochs=config.epochs, updates=updates, warmup_epochs=config.warmup_epochs
+                )
+                loss = train_epoch(
+                    trained, store.batches(drawn), spec.preprocessing, config.augment, mask_ratio=config.mask_ratio,
+                    optimizer=optimizer, scaler=scaler, rates=rates, accumulate=config.accumulate, clip=config.clip,
+                    device=group.device, dtype=dtype,
+                    generator=torch.Generator().manual_seed(seed * 1009 + group.rank + 1),
+                    advance=advance, label=f"epoch {epoch + 1}",
+                )  # fmt: skip
+                loss = float(group.mean(loss))
+                if not math.isfinite(loss):
+                    raise AbawError(f"{out}: the loss is not finite in epoch {epoch + 1}; lower base_lr or set clip")
+
+                # Keep what the epoch brought.
+                seconds = time.monotonic() - started
+                history.append({
+                    "epoch": epoch + 1, "steps": updates, "lr": rates[-1], "seconds": seconds,
+                    "images_per_second": updates * effective / seconds, "train": {"loss": loss},
+                })  # fmt: skip
+                if not group.first:
+                    continue
+                if (epoch + 1) % config.save_every == 0 or epoch + 1 == config.epochs:
+                    save_tensors(out / CHECKPOINT, {"model": _on_cpu(model), "epoch": epoch + 1})
+                    _picture(model, store, spec, config, out / f"reconstruction-{epoch + 1:04d}.png")
+                save_epoch(out, {
+                    "epoch": epoch + 1, "images": index.sha256, "history": history, "model": _on_cpu(model),
+                    "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
+                })  # fmt: skip
+
+        # A folder that holds backbone.yaml is finished.
+        if group.first:
+            _publish(out, spec)
+        group.wait()
+    return out
+
+
+def train_epoch(
+    trained: nn.Module,
+    images: Iterable[tuple[Tensor, Tensor]],
+    preprocessing: Preprocessing,
+    changes: AugmentConfig,
+    *,
+    mask_ratio: float,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    rates: Sequence[float],
+    accumulate: int,
+    clip: float | None,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    generator: torch.Generator,
+    advance: Callable[[int, str], None],
+    label: str,
+) -> Tensor:
+    """One update per learning rate in `rates`, each from `accumulate` batches of (pixels, rows).
+
+    Returns the mean loss, on the device: nothing here waits for it but the note every few steps.
+    """
+    model = trained.module if isinstance(trained, DistributedDataParallel) else trained
+    total = torch.zeros((), device=device)
+    for step, (pixels, rows) in enumerate(images):
+        update, part = divmod(step, accumulate)
+        last_part = part == accumulate - 1
+        set_learning_rate(optimizer, rates[update])
+        faces = training_views(pixels.to(device, non_blocking=True), preprocessing, changes, generator=generator)
+        noise = torch.rand(len(faces), model.grid**2, generator=generator).to(device)
+        with nullcontext() if last_part or model is trained else trained.no_sync():
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                loss = trained(faces, noise, mask_ratio)
+            scaler.scale(loss / accumulate).backward()
+        total += loss.detach()
+        if last_part:
+            scaler.unscale_(optimizer)
+            if clip:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+        advance(len(rows), f"{label}, loss {float(loss.detach()):.4f}" if step % LOSS_EVERY == 0 else "")
+    return total / (len(rates) * accumulate)
+
+
+def _vit_spec(config: PretrainConfig) -> BackboneSpec:
+    spec = encoder_spec(config.backbone)
+    if spec.arch != "vit":
+        raise UserError(f"backbone {spec.name!r} is a {spec.arch}; a masked autoencoder needs a vit, such as mae")
+    return replace(spec, weights=None)
+
+
+def _publish(out: Path, spec: BackboneSpec) -> None:
+    """Write the encoder of the last checkpoint as a backbone."""
+    loaded = load(spec, out / CHECKPOINT)
+    save(out, loaded.spec, loaded.module)
+
+
+def _on_cpu(model: nn.Module) -> dict[str, Tensor]:
+    return {key: value.detach().cpu() for key, value in model.state_dict().items()}
+
+
+def _picture(
+    model: MaskedAutoencoder, store: FrameStore, spec: BackboneSpec, config: PretrainConfig, path: Path
+) -> None:
+    """Write a grid of the same few images, hidden in the same places, whatever the epoch."""
+    rows = torch.linspace(0, len(store) - 1, GRID_IMAGES).long().unique()
+    pixels, _ = next(iter(store.batches([rows])))
+    device = next(model.parameters()).device
+    faces = preprocess(pixels.to(device), spec.preprocessing)
+    noise = torch.rand(len(faces), model.grid**2, generator=torch.Generator().manual_seed(config.seed))
+    painted, hidden = model.reconstruct(faces, noise.to(device), config.mask_ratio)
+    write_grid(path, faces, hidden, painted, preprocessing=spec.preprocessing)

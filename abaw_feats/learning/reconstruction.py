@@ -1,0 +1,41 @@
+"""Pictures of what a masked autoencoder sees and what it paints."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from abaw_feats.backbones import Preprocessing
+from abaw_seq.run_folder import write_whole
+
+GAP = 2
+HIDDEN_GREY = 127
+
+
+def write_grid(path: Path, images: Tensor, hidden: Tensor, painted: Tensor, *, preprocessing: Preprocessing) -> None:
+    """Write a PNG with one row per image: original, what is left of it, reconstruction.
+
+    images, painted: (rows, 3, size, size) normalised; hidden: bool (rows, 1, size, size).
+    """
+    original, reconstruction = (to_pixels(batch, preprocessing) for batch in (images, painted))
+    masked = original.masked_fill(hidden.cpu().permute(0, 2, 3, 1), HIDDEN_GREY)
+    rows, size = original.shape[:2]
+    sheet = torch.full((rows * (size + GAP) - GAP, 3 * (size + GAP) - GAP, 3), 255, dtype=torch.uint8)
+    for column, batch in enumerate((original, masked, reconstruction)):
+        for row in range(rows):
+            top, left = row * (size + GAP), column * (size + GAP)
+            sheet[top : top + size, left : left + size] = batch[row]
+    buffer = io.BytesIO()
+    Image.fromarray(sheet.numpy()).save(buffer, "PNG")
+    write_whole(path, buffer.getvalue())
+
+
+def to_pixels(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Undo the normalisation: (batch, 3, size, size) -> uint8 (batch, size, size, 3) on the CPU."""
+    mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    pixels = (images.float().cpu() * std + mean) * preprocessing.scale
+    return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)

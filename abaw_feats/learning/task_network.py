@@ -1,0 +1,154 @@
+"""An encoder with one head per task, as fine-tuning trains it and a teacher is read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.layers import DropPath
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from abaw_feats.backbones import BackboneSpec, build, load, spec_from_dict, spec_to_dict
+from abaw_feats.learning.quick_prelu import use_quick_prelu
+from abaw_seq.config import from_dict, to_dict
+from abaw_seq.cpu.products import keep_freed_memory
+from abaw_seq.errors import UserError
+
+BEST = "best.pt"
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The layers between the pooled feature and a task's output."""
+
+    hidden: tuple[int, ...] = ()
+    """Widths of fully connected layers with ReLU before the output; empty for a linear head."""
+    dropout: float = 0.0
+    normalise: bool = False
+    """Standardise the feature with running statistics first, as linear probes of MAE do."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise ValueError("dropout must be at least 0 and below 1")
+
+
+class TaskHeads(nn.Module):
+    """(batch, dim) features -> {task: (batch, width) raw outputs}."""
+
+    def __init__(self, dim: int, widths: Mapping[str, int], config: HeadConfig):
+        super().__init__()
+        self.normalise = nn.BatchNorm1d(dim, eps=1e-6, affine=False) if config.normalise else nn.Identity()
+        self.tasks = nn.ModuleDict({task: _head(dim, width, config) for task, width in widths.items()})
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        # features: (batch, dim)
+        features = self.normalise(features)
+        return {task: head(features) for task, head in self.tasks.items()}
+
+
+def _head(dim: int, width: int, config: HeadConfig) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Dropout(config.dropout)]
+    for hidden in config.hidden:
+        layers += [nn.Linear(dim, hidden), nn.ReLU(), nn.Dropout(config.dropout)]
+        dim = hidden
+    return nn.Sequential(*layers, nn.Linear(dim, width))
+
+
+class TaskNetwork(nn.Module):
+    """Encoder and heads; with `frozen`, the encoder stays as it is and only the heads learn."""
+
+    def __init__(self, encoder: nn.Module, heads: TaskHeads, *, frozen: bool = False):
+        super().__init__()
+        self.encoder = encoder
+        self.heads = heads
+        self.frozen = frozen
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        # images: (batch, channels, size, size)
+        if self.frozen:
+            with torch.no_grad():
+                features = self.encoder(images)
+        else:
+            features = self.encoder(images)
+        return self.heads(features)
+
+    def train(self, mode: bool = True) -> TaskNetwork:
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
+
+
+def starting_encoder(spec: BackboneSpec, weights: str | None, *, frozen: bool) -> tuple[BackboneSpec, nn.Module]:
+    """(spec with its settled pooling, encoder to train) from weights, or at random from torch's state.
+
+    weights: as for `backbones.load`; "random" draws from torch's current random state.
+    """
+    if weights == "random":
+        encoder = build(spec)
+    else:
+        trainable = {name for name, parameter in build(spec).named_parameters() if parameter.requires_grad}
+        loaded = load(spec, weights)
+        spec, encoder = loaded.spec, loaded.module
+        for name, parameter in encoder.named_parameters():
+            parameter.requires_grad_(name in trainable)
+    if frozen:
+        encoder.requires_grad_(False)
+    return spec, encoder
+
+
+def set_drop_path(encoder: nn.Module, rate: float) -> None:
+    """Skip residual branches of a ViT at random in training: never in the first block, `rate` in the last.
+
+    Raises UserError for networks without transformer blocks.
+    """
+    if not isinstance(encoder, VisionTransformer):
+        raise UserError("drop_path needs a vit backbone; for timm models set options.drop_path_rate instead")
+    depth = len(encoder.blocks)
+    for k, block in enumerate(encoder.blocks):
+        share = rate * k / max(depth - 1, 1)
+        block.drop_path1, block.drop_path2 = DropPath(share), DropPath(share)
+
+
+def suit_device(module: nn.Module, device: torch.device) -> nn.Module:
+    """Move a network to a device in the form that trains fastest there."""
+    if device.type == "cpu":
+        keep_freed_memory()
+        for part in module.modules():
+            # Fused attention loses on the CPU for the few tokens of an image, above all backwards.
+            if hasattr(part, "fused_attn"):
+                part.fused_attn = False
+        use_quick_prelu(module)
+    if any(isinstance(part, nn.Conv2d) and part.kernel_size == (3, 3) for part in module.modules()):
+        module = module.to(memory_format=torch.channels_last)
+    return module.to(device)
+
+
+def stored_network(
+    spec: BackboneSpec, network: TaskNetwork, widths: Mapping[str, int], config: HeadConfig
+) -> dict[str, Any]:
+    """A network as tensors and plain values, for `read_network`."""
+    return {
+        "spec": spec_to_dict(replace(spec, weights=None)),
+        "network": {key: value.detach().cpu() for key, value in network.state_dict().items()},
+        "widths": dict(widths),
+        "head": to_dict(config),
+    }
+
+
+def read_network(folder: str | Path) -> tuple[BackboneSpec, TaskNetwork]:
+    """The best network of a fine-tuning run, frozen, in evaluation mode; UserError if there is none."""
+    path = Path(folder) / BEST
+    if not path.is_file():
+        raise UserError(f"{folder}: no {BEST} in it; name the folder of an `abaw-feats finetune` run")
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    spec = spec_from_dict(stored["spec"])
+    encoder = build(spec)
+    heads = TaskHeads(encoder.dim, stored["widths"], from_dict(HeadConfig, stored["head"], where=str(path)))
+    network = TaskNetwork(encoder, heads, frozen=True)
+    network.load_state_dict(stored["network"])
+    return spec, network.eval().requires_grad_(False)

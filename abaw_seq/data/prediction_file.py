@@ -1,0 +1,189 @@
+"""Prediction files: per-frame probabilities of videos, whatever made them.
+
+/                  attrs: format = "abaw-predictions", version = 1, tool
+/videos/<video>    attrs: split (optional)
+    frames int32 [N], valence [N], arousal [N], expression [N, 8], au [N, 12] (tasks optional),
+    labels float32 [N, 15] (optional): the ground truth known when the file was made
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from abaw_seq import __version__
+from abaw_seq.errors import UserError
+from abaw_seq.files import atomic_hdf5
+from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, TASKS
+
+FORMAT = "abaw-predictions"
+VERSION = 1
+CSV_ROWS = 8192
+SHAPES = {"valence": (), "arousal": (), "expression": (len(EXPRESSIONS),), "au": (len(ACTION_UNITS),)}
+
+
+@dataclass
+class VideoPredictions:
+    """One video: `frames` int32 (N,), `outputs` {task: float32 (N, ...)}, `labels` (N, 15) or None."""
+
+    frames: np.ndarray
+    outputs: dict[str, np.ndarray]
+    labels: np.ndarray | None = None
+    split: str | None = None
+
+
+def write_predictions(path: str | Path, videos: dict[str, VideoPredictions]) -> None:
+    """Write a prediction file, whole or not at all."""
+    with prediction_writer(path) as add:
+        add(videos)
+
+
+@contextmanager
+def prediction_writer(path: str | Path) -> Iterator[Callable[[dict[str, VideoPredictions]], None]]:
+    """A prediction file that takes videos as they come, and appears when all are in it."""
+    with atomic_hdf5(Path(path)) as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["version"] = VERSION
+        file.attrs["tool"] = f"abaw {__version__}"
+        root = file.create_group("videos")
+
+        def add(videos: dict[str, VideoPredictions]) -> None:
+            for name, video in videos.items():
+                _write_video(root.create_group(name), video)
+
+        yield add
+
+
+def _write_video(group: h5py.Group, video: VideoPredictions) -> None:
+    group.create_dataset("frames", data=np.asarray(video.frames, np.int32))
+    for task, values in video.outputs.items():
+        group.create_dataset(task, data=np.asarray(values, np.float32))
+    if video.labels is not None:
+        group.create_dataset("labels", data=np.asarray(video.labels, np.float32))
+    if video.split is not None:
+        group.attrs["split"] = video.split
+
+
+def read_predictions(path: str | Path) -> dict[str, VideoPredictions]:
+    """Read a prediction file or a run folder's `predictions.h5`.
+
+    Raises UserError naming the video and data set that is missing, of the wrong shape or not finite.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "predictions.h5"
+    if not path.is_file():
+        raise UserError(f"{path}: no such prediction file; run abaw-seq train or predict first")
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise UserError(f"{path}: not a readable HDF5 file, or a truncated one ({error})") from None
+    with file:
+        if file.attrs.get("format") != FORMAT:
+            raise UserError(f"{path}: not a prediction file (format is {file.attrs.get('format')!r})")
+        if int(file.attrs.get("version", 0)) != VERSION:
+            raise UserError(f"{path}: prediction file version {file.attrs.get('version')}; this tool reads {VERSION}")
+        return {name: _read_video(path, name, group) for name, group in file["videos"].items()}
+
+
+def _read_video(path: Path, name: str, group: h5py.Group) -> VideoPredictions:
+    if "frames" not in group:
+        raise UserError(f"{path}: video {name}: frames is missing")
+    frames = group["frames"][:].astype(np.int32)
+    outputs = {}
+    for task in TASKS:
+        if task not in group:
+            continue
+        values = group[task][:].astype(np.float32)
+        expected = (len(frames), *SHAPES[task])
+        if values.shape != expected:
+            raise UserError(f"{path}: video {name}: {task} has shape {values.shape}, expected {expected}")
+        if not np.isfinite(values).all():
+            raise UserError(f"{path}: video {name}: {task} holds NaN or infinity")
+        outputs[task] = values
+    labels = group["labels"][:].astype(np.float32) if "labels" in group else None
+    if labels is not None and labels.shape != (len(frames), len(LABEL_COLUMNS)):
+        raise UserError(f"{path}: video {name}: labels has shape {labels.shape}")
+    return VideoPredictions(frames, outputs, labels, group.attrs.get("split"))
+
+
+def concatenated(videos: dict[str, VideoPredictions]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """({task: (N, ...)}, labels (N, 15)) of all videos in a row; a task must be in every video."""
+    tasks = [task for task in TASKS if all(task in video.outputs for video in videos.values())]
+    outputs = {task: np.concatenate([video.outputs[task] for video in videos.values()]) for task in tasks}
+    blank = [np.full((len(v.frames), len(LABEL_COLUMNS)), np.nan, np.float32) for v in videos.values()]
+    labels = [b if v.labels is None else v.labels for v, b in zip(videos.values(), blank, strict=True)]
+    return outputs, np.concatenate(labels)
+
+
+def write_csv(path: str | Path, videos: dict[str, VideoPredictions]) -> None:
+    """One line per frame: video, frame, then valence, arousal, the class and all probabilities.
+
+    The tasks are those that every video has.
+    """
+    tasks = [task for task in TASKS if all(task in video.outputs for video in videos.values())]
+    with csv_writer(path, tasks) as add:
+        add(videos)
+
+
+@contextmanager
+def csv_writer(path: str | Path, tasks: list[str]) -> Iterator[Callable[[dict[str, VideoPredictions]], None]]:
+    """A table as `write_csv` makes it that takes videos as they come, and appears when all are in it."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    header = ["video", "frame"]
+    for task in tasks:
+        names = {"expression": ["expression", *(f"p_{e}" for e in EXPRESSIONS)], "au": list(ACTION_UNITS)}
+        header += names.get(task, [task])
+    try:
+        with open(temporary, "w", newline="", encoding="utf-8") as handle:
+            writer = csv.writer(handle, lineterminator="\n")
+            writer.writerow(header)
+
+            def add(videos: dict[str, VideoPredictions]) -> None:
+                for name, video in videos.items():
+                    for start in range(0, len(video.frames), CSV_ROWS):
+                        rows = slice(start, start + CSV_ROWS)
+                        columns = [c for task in tasks for c in _csv_columns(task, video.outputs[task][rows])]
+                        frames = video.frames[rows].tolist()
+                        writer.writerows(zip([name] * len(frames), frames, *columns, strict=True))
+
+            yield add
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_groups(stem: Path, groups: Iterable[dict[str, VideoPredictions]]) -> tuple[int, int]:
+    """Write `<stem>.h5` and `<stem>.csv` of groups of videos as they come; (frames, videos).
+
+    The table has the tasks of the first group.
+    """
+    frames = videos = 0
+    with ExitStack() as stack:
+        add_to_file = stack.enter_context(prediction_writer(stem.with_name(stem.name + ".h5")))
+        add_to_table = None
+        for group in groups:
+            if add_to_table is None:
+                tasks = [task for task in TASKS if all(task in video.outputs for video in group.values())]
+                add_to_table = stack.enter_context(csv_writer(stem.with_name(stem.name + ".csv"), tasks))
+            add_to_file(group)
+            add_to_table(group)
+            videos += len(group)
+            frames += sum(len(video.frames) for video in group.values())
+    return frames, videos
+
+
+def _csv_columns(task: str, values: np.ndarray) -> list[list[str]]:
+    wide = values[:, None] if values.ndim == 1 else values
+    columns = [[f"{v:.4f}" for v in column] for column in wide.T]
+    if task == "expression":
+        columns.insert(0, [str(k) for k in values.argmax(1)])
+    return columns

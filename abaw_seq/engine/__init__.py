@@ -1,0 +1,1 @@
+"""What every training program needs: device, processes, schedules, optimiser step, checkpoints, provenance."""

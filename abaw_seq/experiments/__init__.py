@@ -1,0 +1,1 @@
+"""Programs that train many models: cross-validation, recipes, trainings side by side."""

@@ -1,0 +1,146 @@
+"""Cross-validation: every fold trained on one corpus, the out-of-fold predictions joined and scored.
+
+folder/folds.yaml          the folds, as every program reads them
+       config.yaml         provenance.json
+       <fold>/             the run folder of each
+       predictions.h5      each video as predicted by the fold that did not train on it
+       scores.json         their scores together, and of every fold
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from abaw_seq import config as configs
+from abaw_seq.data.corpus import Corpus
+from abaw_seq.data.folds import OFFICIAL, Fold, make_folds, official_fold, read_folds, write_folds
+from abaw_seq.data.prediction_file import read_predictions
+from abaw_seq.engine.checkpoint import write_text_atomic
+from abaw_seq.engine.provenance import provenance
+from abaw_seq.errors import UserError
+from abaw_seq.experiments.side_by_side import Training, train_all
+from abaw_seq.learn.settings import TrainConfig
+from abaw_seq.learn.train import check_same_config
+from abaw_seq.results.predict import save_results
+from abaw_seq.terminal import say
+
+SCORES = ("p_mtl", "valence", "arousal", "expression", "au")
+
+
+def choose_folds(corpus: Corpus, wanted: str) -> list[Fold]:
+    """The folds of a file, or for a number K the official split and K folds by source video.
+
+    K folds are shared out over the labelled videos outside the test split, always the same way for
+    the same videos. Raises UserError for a file whose videos the corpus does not hold, whose fold
+    names cannot be folders, or which validates a video in two re-split folds.
+    """
+    if not wanted.isdigit():
+        folds = read_folds(wanted)
+        _check_folds(wanted, folds, corpus)
+        return folds
+    videos = {name: video for name, video in corpus.video_labels().items() if video.split != "test"}
+    blank = [name for name, video in videos.items() if np.isnan(video.labels).all()]
+    if blank:
+        say(f"{len(blank)} videos without a label are in no fold, such as {blank[0]}")
+    videos = {name: video for name, video in videos.items() if name not in blank}
+    splits = {video.split for video in videos.values()}
+    if not {"train", "val"} <= splits:
+        say("the features tell no official split, so there is no fold for it")
+        return make_folds(videos, int(wanted))
+    return [official_fold(videos), *make_folds(videos, int(wanted))]
+
+
+def store_folds(folder: Path, folds: list[Fold]) -> Path:
+    """Write `folds.yaml`; UserError if other folds are there already."""
+    path = folder / "folds.yaml"
+    if path.exists() and read_folds(path) != folds:
+        raise UserError(f"{path} holds other folds: use them with --folds {path}, or name another --run")
+    if not path.exists():
+        write_folds(path, folds)
+    return path
+
+
+def crossvalidate(
+    config: TrainConfig,
+    corpus: Corpus,
+    folds: list[Fold],
+    folder: Path,
+    *,
+    device: torch.device,
+    resume: bool = False,
+    jobs: int = 1,
+) -> dict[str, Any]:
+    """Train every fold in its own run folder below `folder`, `jobs` at a time; what `scores.json` holds.
+
+    With `resume` finished folds are passed over and an interrupted one goes on. The official
+    split's validation videos are also in the other folds, so it is left out of the pooled
+    predictions, the mean and the deviation (of a sample), unless it is the only fold.
+    """
+    if not resume and any((folder / fold.name / "last.pt").exists() for fold in folds):
+        raise UserError(f"{folder} already holds folds; add --resume to go on with them, or name another with --run")
+    store_folds(folder, folds)
+    if resume and (folder / "config.yaml").exists():
+        check_same_config(folder, config)
+    corpus = corpus.to(device)
+    write_text_atomic(folder / "config.yaml", configs.dump(config))
+    write_text_atomic(folder / "provenance.json", json.dumps(provenance(corpus, config.seed, device), indent=1))
+
+    resplit = [fold.name for fold in folds if fold.name != OFFICIAL] or [OFFICIAL]
+    trainings = [_training(config, corpus, fold, folder, f"{k} of {len(folds)}") for k, fold in enumerate(folds, 1)]
+    unfinished = [training for training in trainings if not (training.run / "scores.json").exists()]
+    train_all(unfinished, {config.backbones: corpus}, device=device, jobs=jobs)
+    scores, pooled = {}, {}
+    for fold in folds:
+        found = json.loads((folder / fold.name / "scores.json").read_text())
+        scores[fold.name] = found["untuned"] | {"best_epoch": found["best_epoch"]}
+        if fold.name in resplit:
+            pooled |= read_predictions(folder / fold.name)
+
+    result = save_results(folder, dict(sorted(pooled.items())), epoch=None)
+    result |= {
+        "split": "val" if resplit == [OFFICIAL] else "out of fold",
+        "folds": scores,
+        "mean": _over_folds([scores[name] for name in resplit], statistics.fmean),
+        "deviation": _over_folds([scores[name] for name in resplit] if len(resplit) > 1 else [], statistics.stdev),
+    }
+    write_text_atomic(folder / "scores.json", json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def fold_table(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The scores of every fold, their mean and deviation and the pooled score, by the name of their row."""
+    folds = {name if name == OFFICIAL else f"fold {name}": found for name, found in result["folds"].items()}
+    return folds | {"mean": result["mean"], "deviation": result["deviation"], "pooled": result["untuned"]}
+
+
+def _training(config: TrainConfig, corpus: Corpus, fold: Fold, folder: Path, which: str) -> Training:
+    index = {name: k for k, name in enumerate(corpus.names)}
+    training, validation = ([index[video] for video in part] for part in (fold.train, fold.val))
+    title = f"fold {fold.name} ({which}): {len(training)} training videos, {len(validation)} left out"
+    return Training(config, folder / fold.name, title, training, validation)
+
+
+def _over_folds(scores: list[dict[str, Any]], statistic) -> dict[str, float | None]:
+    """{score: statistic over the folds}; None where a fold has no such score."""
+    columns = {key: [found[key] for found in scores] for key in SCORES}
+    return {key: statistic(values) if values and None not in values else None for key, values in columns.items()}
+
+
+def _check_folds(source: str, folds: list[Fold], corpus: Corpus) -> None:
+    held, validated = set(corpus.names), {}
+    for fold in folds:
+        if Path(fold.name).name != fold.name or fold.name in (".", ".."):
+            raise UserError(f"{source}: the name of fold {fold.name!r} cannot be that of a folder")
+        if missing := sorted({*fold.train, *fold.val} - held):
+            raise UserError(f"{source}, fold {fold.name}: the features hold no video {missing[0]}")
+        for video in fold.val if fold.name != OFFICIAL else ():
+            if (other := validated.setdefault(video, fold.name)) != fold.name:
+                raise UserError(f"{source}: video {video} is in val of folds {other} and {fold.name}; keep one")
+    if unused := sorted(held - {video for fold in folds for video in (*fold.train, *fold.val)}):
+        say(f"{source}: names no fold for {len(unused)} videos of the features, such as {unused[0]}")

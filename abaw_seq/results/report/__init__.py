@@ -1,0 +1,1 @@
+"""The report of one or more runs: figures, and a page to scrub through the videos."""

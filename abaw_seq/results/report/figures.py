@@ -1,0 +1,147 @@
+"""Which figures a report holds, and what of the runs each one shows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from abaw_seq.data.prediction_file import VideoPredictions, concatenated
+from abaw_seq.results.report import plots
+from abaw_seq.results.report.page import Plot, Run
+from abaw_seq.results.report.plot_style import DARK, LIGHT, Ink, png
+from abaw_seq.tasks import EXPRESSIONS
+from abaw_seq.terminal import progress
+
+TIMELINES = 4
+SHORTEST_TIMELINE = 30  # frames; a shorter video says little about a course over time
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A figure still to be drawn, once in the inks of each page."""
+
+    name: str
+    caption: str
+    draw: Callable[[Ink], Figure]
+    run: str | None = None
+
+
+def draw_figures(runs: list[Run]) -> list[Plot]:
+    """All figures that the runs have data for, those that compare runs first."""
+    jobs = _shared_jobs(runs)
+    chosen = _timeline_videos(runs)
+    for run, slug in zip(runs, _slugs(runs), strict=True):
+        jobs += _run_jobs(run, slug, chosen)
+    drawn = []
+    with progress("report", total=len(jobs), unit="figures") as advance:
+        for job in jobs:
+            light, dark = (png(job.draw(ink)) for ink in (LIGHT, DARK))
+            drawn.append(Plot(f"{job.name}.png", job.caption, light, dark, job.run))
+            advance()
+    return drawn
+
+
+def _shared_jobs(runs: list[Run]) -> list[_Job]:
+    jobs = []
+    histories = {run.name: run.epochs for run in runs if run.epochs}
+    if histories:
+        best = {run.name: (run.scores or {}).get("best_epoch") for run in runs}
+        caption = "Training loss and validation scores per epoch; the dot is the epoch that was kept."
+        jobs.append(_Job("curves", caption, lambda ink: plots.training_curves(histories, best, ink)))
+    units = {run.name: run.score("untuned").get("au_f1") or {} for run in runs}
+    if any(units.values()):
+        tuned = {run.name: run.score("tuned").get("au_f1") or {} for run in runs}
+        rates = _base_rates(runs)
+        caption = "F1 of each action unit beside how often it is on: a rare unit is a hard one."
+        jobs.append(_Job("action_units", caption, lambda ink: plots.action_unit_bars(units, tuned, rates, ink)))
+    return jobs
+
+
+def _run_jobs(run: Run, slug: str, chosen: list[str]) -> list[_Job]:
+    """The figures of one run's predictions; `chosen` names the videos whose course is drawn."""
+    jobs = []
+    counts = _confusion(run.predictions)
+    if counts.any():
+        caption = f"Confusion of expressions, {run.name}."
+        jobs.append(_Job(f"confusion_{slug}", caption, lambda ink: plots.confusion_matrix(counts, ink), run.name))
+    if not any({"valence", "arousal"} & video.outputs.keys() for video in run.predictions.values()):
+        return jobs
+    tracks = [_track(name, run.predictions[name]) for name in chosen if name in run.predictions]
+    if tracks:
+        caption = f"Valence and arousal over time, {run.name}: a few videos, chosen alike for every run."
+        jobs.append(_Job(f"timeline_{slug}", caption, lambda ink: plots.timelines(tracks, ink), run.name))
+    true = concatenated(run.predictions)[1][:, :2]
+    predicted = np.concatenate([_predicted_va(video) for video in run.predictions.values()])
+    caption = f"Valence and arousal, {run.name}: a darker cell holds more frames (logarithmic)."
+    density = _Job(
+        f"valence_arousal_{slug}",
+        caption,
+        lambda ink: plots.valence_arousal_density(true, predicted, ink),
+        run.name,
+    )
+    return [*jobs, density]
+
+
+def _timeline_videos(runs: list[Run]) -> list[str]:
+    """Names of a few videos, from the first run's best to its worst by valence and arousal error.
+
+    Without labels, the longest videos. All runs show the same ones, so that they can be compared.
+    """
+    videos = next((run.predictions for run in runs if run.predictions), {})
+    long = {name: video for name, video in videos.items() if len(video.frames) >= SHORTEST_TIMELINE} or videos
+    errors = {name: _mean_error(video) for name, video in long.items()}
+    known = sorted((name for name in long if np.isfinite(errors[name])), key=errors.__getitem__)
+    if not known:
+        return sorted(long, key=lambda name: (-len(long[name].frames), name))[:TIMELINES]
+    picks = np.unique(np.linspace(0, len(known) - 1, TIMELINES).round().astype(int))
+    return [known[k] for k in picks]
+
+
+def _track(name: str, video: VideoPredictions) -> plots.VideoTrack:
+    return plots.VideoTrack(name, video.frames, _va_labels(video), _predicted_va(video))
+
+
+def _mean_error(video: VideoPredictions) -> float:
+    difference = np.abs(_predicted_va(video) - _va_labels(video))
+    known = np.isfinite(difference)
+    return float(difference[known].mean()) if known.any() else np.nan
+
+
+def _va_labels(video: VideoPredictions) -> np.ndarray:
+    return np.full((len(video.frames), 2), np.nan) if video.labels is None else video.labels[:, :2]
+
+
+def _predicted_va(video: VideoPredictions) -> np.ndarray:
+    missing = np.full(len(video.frames), np.nan)
+    return np.stack([video.outputs.get(task, missing) for task in ("valence", "arousal")], axis=1)
+
+
+def _confusion(predictions: dict[str, VideoPredictions]) -> np.ndarray:
+    """(8, 8) frames by true and predicted expression."""
+    counts = np.zeros((len(EXPRESSIONS), len(EXPRESSIONS)), np.int64)
+    for video in predictions.values():
+        if "expression" in video.outputs and video.labels is not None:
+            true, predicted = video.labels[:, 2], video.outputs["expression"].argmax(axis=1)
+            known = np.isin(true, np.arange(len(EXPRESSIONS)))
+            np.add.at(counts, (true[known].astype(int), predicted[known]), 1)
+    return counts
+
+
+def _base_rates(runs: list[Run]) -> np.ndarray | None:
+    """(12,) share of labelled frames on which each action unit is on, from the first run with labels."""
+    for run in runs:
+        labels = [video.labels[:, 3:] for video in run.predictions.values() if video.labels is not None]
+        if labels and np.isfinite(stacked := np.concatenate(labels)).any():
+            counts = np.isfinite(stacked).sum(axis=0)
+            return np.where(counts > 0, np.nansum(stacked, axis=0) / np.maximum(counts, 1), np.nan)
+    return None
+
+
+def _slugs(runs: list[Run]) -> list[str]:
+    """A file name for each run, distinct and free of anything a path could mean."""
+    plain = [re.sub(r"[^A-Za-z0-9.-]+", "_", run.name).strip("._")[:60] or "run" for run in runs]
+    return [slug if plain.count(slug) == 1 else f"{slug}_{k}" for k, slug in enumerate(plain, start=1)]

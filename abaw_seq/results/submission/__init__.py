@@ -1,0 +1,1 @@
+"""The official submission files: written, checked and read back."""

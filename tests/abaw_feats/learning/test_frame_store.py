@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import torch
+
+from abaw_feats.backbones import find_spec
+from abaw_feats.learning.frame_store import measured_normalisation, open_frames
+from abaw_feats.reading.image_index import index_images, index_videos, join_indexes
+from abaw_seq.errors import UserError
+from tests.abaw_feats.tiny_videos import picture, write_frames, write_video
+
+CPU = torch.device("cpu")
+
+
+def rows_of(store, rows):
+    return next(iter(store.batches([torch.tensor(rows)])))
+
+
+def test_a_tree_of_images_is_listed_by_folder_and_name(tmp_path):
+    write_frames(tmp_path / "b" / "deep", [1, 2])
+    picture(3).save(tmp_path / "b" / "portrait.png")
+    write_frames(tmp_path / "a", [7])
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    write_video(tmp_path / "film.mp4", 3)
+    index = index_images([tmp_path])
+    found = [str(index.path(row).relative_to(tmp_path)) for row in range(len(index))]
+    assert found == ["film.mp4"] * 3 + ["a/00007.png", "b/portrait.png", "b/deep/00001.png", "b/deep/00002.png"]
+    assert index.number.tolist() == [1, 2, 3, 1, 1, 1, 2]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(UserError, match="no images found"):
+        index_images([empty])
+
+
+def test_lists_are_joined_selected_and_told_apart(tmp_path):
+    write_frames(tmp_path / "x" / "v1", [1, 5])
+    write_frames(tmp_path / "y" / "v2", [2])
+    first, second = index_videos([tmp_path / "x"]), index_videos([tmp_path / "y"])
+    both = join_indexes([first, second])
+    assert [both.path(row).name for row in range(3)] == ["00001.png", "00005.png", "00002.png"]
+    assert both.path(2).parent.name == "v2"
+    assert both.select(np.array([2, 0])).number.tolist() == [2, 1]
+    assert len({first.sha256, second.sha256, both.sha256, both.select(np.array([0])).sha256}) == 4
+    assert both.sha256 == join_indexes([first, second]).sha256
+
+
+@pytest.mark.parametrize("memory_gb", [1.0, 0.0])
+def test_images_are_the_same_in_memory_and_decoded_later(tmp_path, memory_gb):
+    write_frames(tmp_path / "v", range(1, 8), size=(32, 32))
+    (tmp_path / "v" / "00004.png").write_bytes(b"not an image")
+    write_frames(tmp_path / "w", [1], size=(40, 20))
+    index = index_images([tmp_path])
+    store = open_frames(index, side=32, memory_gb=memory_gb, device=CPU)
+    assert (store.pixels is None) == (memory_gb == 0.0)
+    pixels, rows = rows_of(store, [6, 3, 0, 7])
+    assert rows.tolist() == [6, 0, 7]
+    assert np.array_equal(pixels[1], np.asarray(picture(1, (32, 32))))
+    assert pixels.shape == (3, 32, 32, 3)
+    streamed = [rows.tolist() for _, rows in store.batches(torch.arange(8).split(2))]
+    assert streamed == [[0, 1], [2], [4, 5], [6, 7]]
+
+
+def test_frames_of_a_video_file_keep_their_numbers(tmp_path):
+    write_video(tmp_path / "film.mp4", 6, size=(32, 32))
+    index = index_videos([tmp_path / "film.mp4"]).select(np.array([5, 1]))
+    for memory_gb in (1.0, 0.0):
+        store = open_frames(index, side=32, memory_gb=memory_gb, device=CPU)
+        pixels, rows = rows_of(store, [0, 1])
+        assert rows.tolist() == [0, 1]
+        assert pixels.float().mean((1, 2, 3)).tolist() == pytest.approx([60, 20], abs=3)
+
+
+def test_nothing_readable_is_an_error_that_names_a_file(tmp_path):
+    write_frames(tmp_path / "v", [1, 2])
+    for file in (tmp_path / "v").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(UserError, match="00001.png"):
+        open_frames(index_images([tmp_path]), side=32, memory_gb=1.0, device=CPU)
+
+
+def test_measured_normalisation_is_that_of_all_pixels(tmp_path):
+    write_frames(tmp_path / "v", range(1, 6), size=(32, 32))
+    store = open_frames(index_images([tmp_path]), side=32, memory_gb=1.0, device=CPU)
+    mean, std = measured_normalisation(store, torch.arange(5), find_spec("mae").preprocessing)
+    pixels = np.stack([np.asarray(picture(k, (32, 32)).resize((224, 224), 3)) for k in range(1, 6)]) / 255
+    np.testing.assert_allclose(mean, pixels.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(std, pixels.std((0, 1, 2)), rtol=1e-5)
