@@ -63,25 +63,23 @@ def train(feats, config_file, overrides, run, resume, labels, memory, device) ->
     """Train a multi-task head; validates each epoch and keeps the best."""
     from abaw_seq import config as configs
     from abaw_seq.learn.settings import TrainConfig
+    from abaw_seq.run_folder import check_unused
 
     settings = configs.load(TrainConfig, config_file, overrides)
     run = run or Path("runs") / (config_file.stem if config_file else settings.model.encoder.kind)
-    if (run / "last.pt").exists() and not resume:
-        raise UserError(f"{run} already holds a run; add --resume to go on with it, or name another with --run")
+    check_unused(run, resume=resume)
 
+    from abaw_seq.engine.device import find_device
     from abaw_seq.learn.train import train as train_run
-    from abaw_seq.results.predict import predict_corpus, save_results
     from abaw_seq.results.tables import print_scores
 
-    device = _device(device)
+    device = find_device(device)
     corpus = _corpus(feats, settings.backbones or None, labels, device, memory)
     result = train_run(settings, corpus, run, device=device, resume=resume)
-    if not (videos := corpus.in_split("val")):
+    if not result.predictions:
         say(f"{run}: no validation videos, so nothing was scored; the last epoch was kept")
         return
-    predictions = predict_corpus(result.model, settings, corpus, videos)
-    scores = save_results(run, predictions, epoch=result.epoch)
-    print_scores(f"{run}: validation, epoch {result.epoch}", {run.name: scores["untuned"]})
+    print_scores(f"{run}: validation, epoch {result.epoch}", {run.name: result.scores["untuned"]})
 
 
 @main.command()
@@ -100,12 +98,13 @@ def crossval(feats, config_file, overrides, folds, run, resume, write_only, labe
     """Train the official split and K folds by source video; scores of each and of all together."""
     from abaw_seq import config as configs
     from abaw_seq.data.folds import FOLD_HEADER, fold_rows
+    from abaw_seq.engine.device import find_device
     from abaw_seq.experiments.crossval import choose_folds, crossvalidate, fold_table, store_folds
     from abaw_seq.learn.settings import TrainConfig
     from abaw_seq.results.tables import print_comparison
     from abaw_seq.terminal import print_table
 
-    settings, device = configs.load(TrainConfig, config_file, overrides), _device(device)
+    settings, device = configs.load(TrainConfig, config_file, overrides), find_device(device)
     corpus = _corpus(feats, settings.backbones or None, labels, device, memory)
     chosen = choose_folds(corpus, folds)
     print_table("Folds", FOLD_HEADER, fold_rows(chosen, corpus.video_labels()))
@@ -166,11 +165,12 @@ def predict(run, feats, output, raw, checkpoint, device) -> None:
     RUN is a run folder, an ensemble (its members predict) or a cross-validation (the mean of its folds).
     """
     from abaw_seq.data.prediction_file import write_groups
+    from abaw_seq.engine.device import find_device
     from abaw_seq.results.joined_runs import predict_run
     from abaw_seq.results.postprocess import postprocessed
 
     stem = output.with_suffix("") if output.suffix in (".csv", ".h5") else output
-    found = predict_run(run, list(feats), _device(device), checkpoint=checkpoint)
+    found = predict_run(run, list(feats), find_device(device), checkpoint=checkpoint)
     frames, videos = write_groups(stem, (group if raw else postprocessed(run, group) for group in found))
     say(f"{frames} frames of {videos} videos -> {stem}.csv, {stem}.h5")
 
@@ -209,11 +209,12 @@ def ensemble(runs, run, method, weights_of, recipe, feats, overrides, jobs, devi
 
     With --config a recipe (configs/abaw4/ensemble.yaml) trains the members, each with several seeds.
     """
+    from abaw_seq.engine.device import find_device
     from abaw_seq.results.joined_runs import join_runs
     from abaw_seq.results.tables import print_comparison, print_scores
 
     if recipe is not None:
-        _follow_recipe(recipe, overrides, runs, feats, run, _device(device), jobs)
+        _follow_recipe(recipe, overrides, runs, feats, run, find_device(device), jobs)
         return
     if not runs:
         raise UserError("nothing to join: name run folders or prediction files, or --config RECIPE --feats FILE")
@@ -283,20 +284,6 @@ def _follow_recipe(recipe_file, overrides, runs, feats, run, device, jobs) -> No
         raise UserError("--config trains its own members: give --feats FILE and no RUNS")
     recipe = load_recipe(recipe_file, overrides)
     click.echo(follow(recipe, recipe_file.parent, list(feats), run, device=device, jobs=jobs))
-
-
-def _device(name: str):
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: no CUDA device on this machine; use --device cpu")
-    return device
 
 
 def _corpus(feats, backbones, labels, device, memory):

@@ -1,117 +1,150 @@
-"""The folder of a training run: resolved config, provenance, one line per epoch, resumable state.
+"""The run folder, contract version 1: its file names, what they mean, and how a run begins and goes on.
 
-State is written once per epoch under a temporary name; what bears the final name is whole.
+| file | holds |
+| --- | --- |
+| `config.yaml` | every setting, resolved |
+| `provenance.json` | versions, seed, device, command line, what the run was made from |
+| `metrics.jsonl` | a line per epoch |
+| `last.pt` | the state after the last whole epoch, to resume from |
+| `best.pt`, `best_<task>.pt` | weights of the best epoch, and of each task's best where they are kept |
+| `predictions.h5` | predictions of the validation split |
+| `scores.json` | their scores; written last: a folder that has it is finished |
+| `postprocess.yaml` | smoothing, thresholds and biases, and where they were fitted |
+| `ensemble.yaml` | of an ensemble: its members and their weights |
+| `folds.yaml` | of a cross-validation: its folds, each of which has a run folder below it |
+| `members/` | of a recipe: the run folders of its members; `results.md` compares them |
+| `out_of_fold.h5` | of a recipe with folds: the ensemble's out-of-fold predictions |
+| `report.html`, `report/` | the report, and its figures |
+| `backbone.yaml` | of a trained encoder: how to extract with it; written last |
+
+Training, pre-training, fine-tuning, cross-validation, ensembles and recipes all write such folders; no other file
+spells these names.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-import sys
-from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
-
-from abaw_seq import __version__
-from abaw_seq.config import dump, read_yaml
+from abaw_seq import config as configs
 from abaw_seq.errors import UserError
+from abaw_seq.files import load_tensors, make_folder, save_tensors, write_json, write_text
 
-CONFIG, PROVENANCE, METRICS, STATE = "config.yaml", "provenance.json", "metrics.jsonl", "last.pt"
-# What may differ between the run that is interrupted and the one that goes on.
-FREE_KEYS = ("memory_gb",)
+CONFIG, PROVENANCE, METRICS = "config.yaml", "provenance.json", "metrics.jsonl"
+LAST, BEST = "last.pt", "best.pt"
+PREDICTIONS, SCORES, POSTPROCESS = "predictions.h5", "scores.json", "postprocess.yaml"
+ENSEMBLE, FOLDS, MEMBERS, RESULTS, OUT_OF_FOLD = (
+    "ensemble.yaml", "folds.yaml", "members", "results.md", "out_of_fold.h5",
+)  # fmt: skip
+REPORT, FIGURES = "report.html", "report"
+BACKBONE, PUBLIC_CHECKPOINT = "backbone.yaml", "checkpoint.pth"
 
 
-def open_run(folder: Path, config: Any, *, resume: bool, writes: bool = True) -> dict[str, Any] | None:
-    """Make or reopen a run folder; returns the state to go on from, or None for a fresh start.
+def best_of(task: str) -> str:
+    """Name of the checkpoint of a task's own best epoch."""
+    return f"best_{task}.pt"
 
-    Raises UserError if the folder holds a run and `resume` is false, if it was made with another
-    config, or if it cannot be written. `writes` is false in all but the first process of a group.
+
+def is_finished(run: Path) -> bool:
+    """Whether a run has its scores."""
+    return (run / SCORES).is_file()
+
+
+def open_run(
+    run: Path, config: Any, *, resume: bool, writes: bool = True, free: tuple[str, ...] = ()
+) -> dict[str, Any] | None:
+    """Begin a run in a new or unused folder, or go on with one; the stored state, or None for a new run.
+
+    The state has its `history`, a list of the lines of `metrics.jsonl`. `writes` is false in all but the first process
+    of a group; `free` names settings that may differ from those the run was begun with.
+    Raises UserError where the folder holds a run and `resume` is false, and where the settings differ.
     """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; name a folder for the run")
-    state_file = folder / STATE
-    if state_file.exists() and not resume:
-        raise UserError(f"{folder} already holds a run: --resume goes on with it, or name another folder")
-    if state_file.exists():
-        _check_same_config(folder, config)
-        return torch.load(state_file, map_location="cpu", weights_only=True)
+    check_unused(run, resume=resume)
+    if (run / LAST).is_file():
+        check_same_config(run, config, free=free)
+        state = load_tensors(run / LAST)
+        if "history" not in state:
+            state["history"] = read_metrics(run)[: state["epoch"]]
+        return state
     if writes:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / CONFIG, dump(config))
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
+        make_folder(run)
+        for leftover in (*run.glob("best*.pt"), run / METRICS, run / SCORES, run / PREDICTIONS):
+            leftover.unlink(missing_ok=True)
+        write_text(run / CONFIG, configs.dump(config))
     return None
 
 
-def _check_same_config(folder: Path, config: Any) -> None:
-    before, now = read_yaml(folder / CONFIG), yaml.safe_load(dump(config))
-    for key in sorted(before.keys() | now.keys()):
-        if key not in FREE_KEYS and before.get(key) != now.get(key):
-            raise UserError(
-                f"{folder}: made with {key} = {before.get(key)!r}, now {now.get(key)!r}; "
-                "resume with the same settings or name another folder"
-            )
+def check_unused(run: Path, *, resume: bool = False) -> None:
+    """UserError where a folder cannot take a new run, because it is a file or, without `resume`, holds one."""
+    if run.exists() and not run.is_dir():
+        raise UserError(f"{run} is a file; name a folder for the run")
+    if (run / LAST).exists() and not resume:
+        raise UserError(f"{run} already holds a run: resume it (--resume), or name another folder")
 
 
-def write_provenance(folder: Path, *, seed: int, device: torch.device, world: int, **facts: Any) -> None:
-    """Record versions, device, command line and whatever else identifies what the run was made from."""
-    record = {
-        "abaw": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "processes": world,
-        "threads": torch.get_num_threads(),
-        "seed": seed,
-        "command": sys.argv,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        **facts,
-    }
-    write_whole(folder / PROVENANCE, json.dumps(record, indent=2) + "\n")
+def check_same_config(run: Path, config: Any, *, free: tuple[str, ...] = ()) -> None:
+    """UserError unless `config` is what the run was begun with; settings newer than the run count as their defaults."""
+    before = configs.to_dict(configs.load(type(config), run / CONFIG))
+    now = configs.to_dict(config)
+    differing = [key for key in now if before[key] != now[key] and key not in free]
+    if differing:
+        changes = "; ".join(f"{key} was {before[key]!r}, is now {now[key]!r}" for key in differing)
+        raise UserError(
+            f"{run}: cannot resume, the config differs in {', '.join(differing)} ({changes}); "
+            "use the same settings or name another folder"
+        )
 
 
-def save_epoch(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write the state after an epoch, then `metrics.jsonl` from the lines in `state["history"]`.
+def save_epoch(run: Path, state: dict[str, Any]) -> None:
+    """Write the state after an epoch, tensors and plain values, and `metrics.jsonl` from its `history`.
 
-    The state holds tensors and plain values only. The history travels in it, so that a run stopped
-    between the two files has no line too many or too few when it goes on.
+    The history is part of the state, so that a run killed between the two files resumes with the right lines.
     """
-    write_whole(folder / METRICS, "".join(json.dumps(line) + "\n" for line in state["history"]))
-    save_tensors(folder / STATE, state)
+    write_text(run / METRICS, "".join(json.dumps(line) + "\n" for line in state["history"]))
+    save_tensors(run / LAST, state)
 
 
-def save_tensors(path: Path, state: Mapping[str, Any]) -> None:
-    """`torch.save`, whole or not at all."""
-    temporary = _temporary(path)
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`, one per epoch; a last line that is still being written is left out."""
+    path = run / METRICS
+    if not path.exists():
+        return []
+    *lines, unfinished = path.read_bytes().split(b"\n")
+    if unfinished.endswith(b"}"):
+        lines.append(unfinished)
+    return [_parse_json(line, f"{path}, line {k}") for k, line in enumerate(lines, start=1) if line.strip()]
+
+
+def write_provenance(run: Path, record: dict[str, Any]) -> None:
+    """Store what `engine.provenance.provenance` returns."""
+    write_json(run / PROVENANCE, record)
+
+
+def read_provenance(run: Path) -> dict[str, Any] | None:
+    """What the run was made from, None where that is not recorded."""
+    return _read_json(run / PROVENANCE)
+
+
+def write_scores(run: Path, scores: dict[str, Any]) -> None:
+    """Store the scores, which finishes the run."""
+    write_json(run / SCORES, scores)
+
+
+def read_scores(run: Path) -> dict[str, Any] | None:
+    """The content of `scores.json`, None where there is none."""
+    return _read_json(run / SCORES)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    return _parse_json(path.read_bytes(), str(path)) if path.is_file() else None
+
+
+def _parse_json(data: bytes, where: str) -> dict[str, Any]:
     try:
-        with temporary.open("wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is complete whenever it bears its name."""
-    temporary = _temporary(path)
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        value = json.loads(data)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON ({error}): remove it or make the run again") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: a JSON object is expected, not a {type(value).__name__}")
+    return value

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from abaw_feats.backbones.checkpoint import fit, read_checkpoint, strip_prefix
 from abaw_feats.backbones.registry import SPEC_FILE
 from abaw_feats.backbones.spec import BackboneSpec, spec_to_dict
 from abaw_seq.errors import UserError
+from abaw_seq.files import whole_file, write_text
 
 RANDOM = "random"
 WEIGHTS_FILE = "weights.safetensors"
@@ -111,23 +109,8 @@ def save(folder: str | Path, spec: BackboneSpec, module: nn.Module) -> None:
     Each file is complete whenever it bears its name; the spec comes last.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
     spec = replace(spec, weights=WEIGHTS_FILE, hub=None)
-    _write_whole(folder / WEIGHTS_FILE, lambda path: save_file(state, path))
-    text = yaml.safe_dump(spec_to_dict(spec), sort_keys=False)
-    _write_whole(folder / SPEC_FILE, lambda path: path.write_text(text, encoding="utf-8"))
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(folder / WEIGHTS_FILE) as temporary:
+        save_file(state, temporary)
+    write_text(folder / SPEC_FILE, yaml.safe_dump(spec_to_dict(spec), sort_keys=False))

@@ -13,8 +13,8 @@ from abaw_feats.backbones import iresnet
 from abaw_feats.backbones.spec import BackboneSpec, Preprocessing, spec_from_dict
 from abaw_feats.backbones.timm_models import PREFIX, timm_spec
 from abaw_seq.errors import UserError
+from abaw_seq.run_folder import BACKBONE as SPEC_FILE
 
-SPEC_FILE = "backbone.yaml"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _FACE_RGB = Preprocessing(112, "rgb", "bilinear", 1.0, (127.5,) * 3, (127.5,) * 3)
 _FER_PLUS = Preprocessing(64, "grey", "bilinear", 1.0, (63.987095,), (43.00519,))

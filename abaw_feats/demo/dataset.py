@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -22,6 +20,7 @@ from abaw_feats.demo.states import SlowStates, play
 from abaw_feats.demo.video import render_video
 from abaw_seq.data.annotations import write_mtl_annotations
 from abaw_seq.errors import UserError
+from abaw_seq.files import remove_leftovers, whole_folder
 from abaw_seq.tasks import EXPRESSIONS
 
 FACES = "cropped_aligned"
@@ -76,7 +75,8 @@ def generate_demo(
     if _finished(out, recipe):
         return _summary(out)
     plans, states, missing = draw_plan(videos, frames, seed)
-    with _appears_complete(out) as folder:
+    remove_leftovers(out)
+    with whole_folder(out) as folder:
         _render_all(folder, plans, states, nuisance, seed, advance, processes)
         (folder / "annotations").mkdir()
         _write_labels(folder / "annotations", plans, states, missing, np.random.default_rng([seed, 3]))
@@ -195,21 +195,3 @@ def _finished(out: Path, recipe: dict) -> bool:
 def _summary(out: Path) -> DemoSummary:
     counts = json.loads((out / RECIPE).read_text())["summary"]
     return DemoSummary(out, counts["videos"], counts["frames"], counts["expressions"], out / CONTACT_SHEET)
-
-
-@contextmanager
-def _appears_complete(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its name, and the place of what bore it, once all is written."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work, old = out.parent / f".{out.name}.unfinished", out.parent / f".{out.name}.replaced"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    try:
-        yield work
-        shutil.rmtree(old, ignore_errors=True)
-        if out.exists():
-            out.rename(old)
-        work.rename(out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)

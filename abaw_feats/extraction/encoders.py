@@ -125,19 +125,6 @@ def one_part_per_core(encoders: Iterable[Encoder]) -> Iterator[None]:
             encoder.cores, encoder.threads = 1, None
 
 
-def find_precision(precision: str, device: torch.device) -> str:
-    """What `auto` stands for: bf16 where the hardware multiplies it natively, else fp32."""
-    if precision != "auto":
-        return precision
-    native = False
-    if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-    elif device.type == "cpu":
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-        native = any(capabilities.get(unit, False) for unit in ("avx512_bf16", "amx_bf16", "bf16"))
-    return "bf16" if native else "fp32"
-
-
 def load_backbones(backbones: Sequence[str], weights: dict[str, str]) -> dict[str, LoadedBackbone]:
     """The frozen networks of `--backbone` with the weights of `--weights`, by the name their features get.
 

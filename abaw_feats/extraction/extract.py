@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -25,25 +26,26 @@ from abaw_feats.extraction.encoders import (
     Encoding,
     batch_rows,
     describe,
-    find_precision,
     load_backbones,
     one_part_per_core,
     prepare_encoders,
     upload,
 )
 from abaw_feats.extraction.join import Holdings, join_files, labels_are_in
-from abaw_feats.extraction.shard import balanced_shards, joined_world
+from abaw_feats.extraction.shard import balanced_shards
 from abaw_feats.extraction.spool import Spool, SpoolWriter, locked_spool
 from abaw_feats.reading.frames import VideoSource, list_videos
 from abaw_seq.data.annotations import Annotations, read_annotations
 from abaw_seq.data.feature_file import BackboneInfo, FeatureReader, merge_backbones
-from abaw_seq.engine.processes import find_device
+from abaw_seq.engine.device import find_precision
+from abaw_seq.engine.processes import process_group
 from abaw_seq.errors import AbawError
 from abaw_seq.terminal import progress, say
 
 Share = dict[tuple[str, ...], list[VideoSource]]
 
 BATCHES_BEHIND = 3
+LONGEST_WAIT = timedelta(days=14)  # of the first process that is done for the last one
 VIDEOS_LISTED = 20
 
 
@@ -69,32 +71,28 @@ def extract(
     AbawError at the end if videos (with `strict`: frames) could not be read.
     """
     out = Path(out)
-    with joined_world() as world, ExitStack() as stack:
+    with process_group(device, longest_wait=LONGEST_WAIT) as group, ExitStack() as stack:
         # What to read, and with which networks
-        spool = world.share(lambda: stack.enter_context(locked_spool(out)))
+        spool = group.share(lambda: stack.enter_context(locked_spool(out)))
         sources = list_videos(videos)
         if shard is not None:
             sources = balanced_shards(sources, shard[1])[shard[0] - 1]
         labels = read_annotations(*annotations) if annotations else None
-        target = find_device(device)
-        if target.type == "cuda":
-            target = torch.device("cuda", world.local_rank if target.index is None else target.index)
-            torch.cuda.set_device(target)
         loaded = load_backbones(backbones, weights or {})
 
         # What is left to do, and which of it is this process's share
-        precision = settled_precision(precision, finished_files(spool), loaded, target)
-        plan = world.share(
-            lambda: make_plan(sources, loaded, spool, dtype=dtype, precision=precision, processes=world.size)
+        precision = settled_precision(precision, finished_files(spool), loaded, group.device)
+        plan = group.share(
+            lambda: make_plan(sources, loaded, spool, dtype=dtype, precision=precision, processes=group.size)
         )
-        share = plan.shares[world.rank]
-        frames = sum(video.frame_count for group in share.values() for video in group)
+        share = plan.shares[group.rank]
+        frames = sum(video.frame_count for videos_alike in share.values() for video in videos_alike)
 
         # Read, decode, compute and write, all at the same time, each a few batches ahead of the next
         encoders = {}
         if share:
-            encoders = prepare_encoders(loaded, device=target, precision=precision, rows=batch_size)
-        shown = progress("extract", frames, "frames") if share and world.is_first else nullcontext(lambda *_: None)
+            encoders = prepare_encoders(loaded, device=group.device, precision=precision, rows=batch_size)
+        shown = progress("extract", frames, "frames") if share and group.first else nullcontext(lambda *_: None)
         with (
             one_part_per_core(encoders.values()),
             closing(SpoolWriter(spool, plan.infos)) as spooling,
@@ -107,7 +105,7 @@ def extract(
                 advance(batch.rows, f"{spooling.finished} videos done")
 
             behind: deque[Future] = deque()
-            for batch, features in encode_videos(share, encoders, infos=plan.infos, device=target):
+            for batch, features in encode_videos(share, encoders, infos=plan.infos, device=group.device):
                 behind.append(writer.submit(write, batch, features))
                 if len(behind) > BATCHES_BEHIND:
                     behind.popleft().result()
@@ -116,9 +114,9 @@ def extract(
 
         # Join, once everybody is done
         failures = dict(plan.changed)
-        for of_process in world.gather(spooling.failures):
+        for of_process in group.gather(spooling.failures):
             failures |= of_process
-        if world.is_first:
+        if group.first:
             join(spool, labels)
             report(out, sources, failures, strict=strict)
 

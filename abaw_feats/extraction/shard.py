@@ -1,20 +1,12 @@
-"""Which process extracts which videos: shards of a job array and the processes of torchrun."""
+"""Which videos a shard of a job array, or a process of torchrun, extracts."""
 
 from __future__ import annotations
 
 import heapq
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
 from abaw_feats.reading.frames import VideoSource
-from abaw_seq.errors import AbawError, UserError
-
-LONGEST_WAIT = timedelta(days=14)
-T = TypeVar("T")
+from abaw_seq.errors import UserError
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -44,60 +36,3 @@ def balanced_shards(videos: Sequence[VideoSource], count: int) -> list[list[Vide
         owner[video.name] = shard
         heapq.heappush(loads, (load + max(video.frame_count, 1), shard))
     return [[video for video in videos if owner[video.name] == shard] for shard in range(count)]
-
-
-@dataclass(frozen=True)
-class World:
-    """The processes that work on one output together: this one's rank, and how many there are."""
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process plans, joins and reports."""
-        return self.rank == 0
-
-    def share(self, plan: Callable[[], T]) -> T:
-        """What the first process's `plan()` returns, in every process; its error ends all of them."""
-        if self.size == 1:
-            return plan()
-        from torch import distributed
-
-        answer: list[Any] = [None, None]
-        if self.is_first:
-            try:
-                answer = [plan(), None]
-            except AbawError as error:
-                answer = [None, error]
-        distributed.broadcast_object_list(answer, src=0)
-        if answer[1] is not None:
-            raise answer[1]
-        return answer[0]
-
-    def gather(self, value: T) -> list[T]:
-        """Every process's value, in every process, by rank; all have arrived here when it returns."""
-        if self.size == 1:
-            return [value]
-        from torch import distributed
-
-        values: list[Any] = [None] * self.size
-        distributed.all_gather_object(values, value)
-        return values
-
-
-@contextmanager
-def joined_world() -> Iterator[World]:
-    """The processes that torchrun started, connected; without torchrun, this process alone."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        yield World()
-        return
-    from torch import distributed
-
-    distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
-    try:
-        yield World(distributed.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")))
-    finally:
-        distributed.destroy_process_group()

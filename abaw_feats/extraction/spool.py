@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import glob
 import hashlib
 import os
 import re
@@ -25,6 +24,7 @@ import numpy as np
 from abaw_feats.reading.frames import VideoSource
 from abaw_seq.data.feature_file import CHUNK_ROWS, BackboneInfo, VideoFeatures, atomic_feature_file
 from abaw_seq.errors import AbawError, UserError
+from abaw_seq.files import check_output, remove_leftovers
 
 if TYPE_CHECKING:  # merging needs no image decoder
     from abaw_feats.extraction.batches import Batch, Piece
@@ -50,9 +50,9 @@ class Spool:
 
     def sweep(self) -> None:
         """Remove what a process left unfinished when it was killed; needs the lock."""
-        unfinished = f".{glob.escape(self.out.name)}.*.tmp"
-        for path in (*self.folder.glob(".*.tmp"), *self.out.parent.glob(unfinished)):
+        for path in self.folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)
+        remove_leftovers(self.out)
 
     def remove(self) -> None:
         """Remove the folder: its videos are in the output."""
@@ -206,7 +206,7 @@ def locked_spool(out: str | Path) -> Iterator[Spool]:
     shall be, or while another process holds it.
     """
     spool = Spool(out)
-    _check_writable(spool.out)
+    check_output(spool.out)
     handle = _lock(spool)
     try:
         spool.sweep()
@@ -235,16 +235,6 @@ def disk_error(out: Path, error: OSError) -> AbawError:
         f"{out}: could not be written ({error.strerror or error}); once there is room, "
         "run the same command again: finished videos are kept"
     )
-
-
-def _check_writable(out: Path) -> None:
-    folder = out.parent
-    if out.is_dir():
-        raise UserError(f"{out}: is a folder; name a file to write, such as {out / 'feats.h5'}")
-    if not folder.is_dir():
-        raise UserError(f"{out}: its folder {folder} does not exist; create it or choose another output")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{out}: its folder {folder} is not writable; choose another output")
 
 
 def _lock(spool: Spool) -> int:

@@ -11,36 +11,37 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from abaw_feats.backbones import BackboneSpec, Preprocessing, load, save
+from abaw_feats.backbones import BackboneSpec, load, save
 from abaw_feats.learning.augment import AugmentConfig, training_views
 from abaw_feats.learning.encoder_choice import encoder_spec
 from abaw_feats.learning.frame_store import FrameStore, open_frames
 from abaw_feats.learning.masked_autoencoder import DecoderConfig, MaskedAutoencoder, load_public
 from abaw_feats.learning.reconstruction import write_grid
 from abaw_feats.learning.sampling import Pool, batches
-from abaw_feats.learning.schedule import autocast_dtype, epoch_rates, parameter_groups, set_learning_rate
 from abaw_feats.learning.task_network import suit_device
 from abaw_feats.reading.image_index import index_images
 from abaw_feats.reading.images import preprocess
 from abaw_seq.cpu.products import fast_products, size_of
+from abaw_seq.engine.device import autocast, autocast_dtype
+from abaw_seq.engine.epoch import train_epoch
 from abaw_seq.engine.processes import process_group
+from abaw_seq.engine.provenance import provenance
+from abaw_seq.engine.schedule import epoch_rates, parameter_groups
+from abaw_seq.engine.update import Update
 from abaw_seq.errors import AbawError, UserError
-from abaw_seq.run_folder import open_run, save_epoch, save_tensors, write_provenance
+from abaw_seq.files import save_tensors
+from abaw_seq.run_folder import PUBLIC_CHECKPOINT, open_run, save_epoch, write_provenance
 from abaw_seq.terminal import say
 
-CHECKPOINT = "checkpoint.pth"
 GRID_IMAGES = 8
-LOSS_EVERY = 20
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def pretrain(
     with process_group(device) as group:
         spec = _vit_spec(config)
         dtype = autocast_dtype(config.precision, group.device)
-        state = open_run(out, config, resume=resume, writes=group.first)
+        state = open_run(out, config, resume=resume, writes=group.first, free=("memory_gb",))
 
         # Images.
         index = index_images(images)
@@ -119,8 +120,9 @@ def pretrain(
         size = spec.preprocessing.size
         store = open_frames(index, side=size, memory_gb=config.memory_gb, device=group.device)
         pool = Pool(torch.from_numpy(store.readable).nonzero()[:, 0])
-        batch_size = min(config.batch_size, max(len(pool.rows) // group.world, 1))
-        updates = max(len(pool.rows) // (batch_size * group.world * config.accumulate), 1)
+        batch_size = min(config.batch_size, max(len(pool.rows) // group.size, 1))
+        effective = batch_size * config.accumulate * group.size
+        updates = max(len(pool.rows) // effective, 1)
 
         # Model, optimiser.
         torch.manual_seed(config.seed)
@@ -130,25 +132,24 @@ def pretrain(
         if config.weights:
             load_public(model, config.weights)
         suit_device(model, group.device)
-        effective = batch_size * config.accumulate * group.world
         lr = config.base_lr * effective / 256
         parameters = parameter_groups(model, weight_decay=config.weight_decay)
         optimizer = torch.optim.AdamW(parameters, lr=lr, betas=config.betas, fused=True)
-        scaler = torch.amp.GradScaler(group.device.type, enabled=dtype is torch.float16)
 
-        # Start afresh, or after the last whole epoch.
+        # Begin, or go on after the last whole epoch.
         history: list[dict[str, Any]] = []
         if state:
             model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            scaler.load_state_dict(state["scaler"])
             history = state["history"]
         elif group.first:
-            write_provenance(
-                out, seed=config.seed, device=group.device, world=group.world, images=[str(p) for p in images],
-                image_count=len(index), images_sha256=index.sha256, start_weights=config.weights, batch=effective,
-            )  # fmt: skip
+            made_from = {"images": [str(path) for path in images], "image_count": len(index)}
+            made_from |= {"images_sha256": index.sha256, "start_weights": config.weights, "batch": effective}
+            record = provenance(seed=config.seed, device=group.device, processes=group.size, **made_from)
+            write_provenance(out, record)
         trained = group.spread(model)
+        update = Update(trained, optimizer, accumulate=config.accumulate, clip=config.clip, dtype=dtype)
+        if state:
+            update.load_state_dict(state)
 
         # Epochs. Each starts from seeds of its own, so that none depends on where a run was resumed.
         remaining = (config.epochs - len(history)) * updates * effective
@@ -159,19 +160,17 @@ def pretrain(
                 seed = config.seed * 1_000_003 + epoch
                 drawn = batches(
                     [pool], batch_size=batch_size, steps=updates * config.accumulate, rank=group.rank,
-                    world=group.world, generator=torch.Generator().manual_seed(seed),
+                    world=group.size, generator=torch.Generator().manual_seed(seed),
                 )  # fmt: skip
+                generator = torch.Generator().manual_seed(seed * 1009 + group.rank + 1)
+                losses_of = batch_losses(trained, model, spec, config, device=group.device, generator=generator)
                 rates = epoch_rates(
                     epoch, lr, epochs=config.epochs, updates=updates, warmup_epochs=config.warmup_epochs
                 )
-                loss = train_epoch(
-                    trained, store.batches(drawn), spec.preprocessing, config.augment, mask_ratio=config.mask_ratio,
-                    optimizer=optimizer, scaler=scaler, rates=rates, accumulate=config.accumulate, clip=config.clip,
-                    device=group.device, dtype=dtype,
-                    generator=torch.Generator().manual_seed(seed * 1009 + group.rank + 1),
-                    advance=advance, label=f"epoch {epoch + 1}",
-                )  # fmt: skip
-                loss = float(group.mean(loss))
+                means = train_epoch(
+                    store.batches(drawn), losses_of, update, rates=rates, advance=advance, label=f"epoch {epoch + 1}"
+                )
+                loss = float(group.mean(means))
                 if not math.isfinite(loss):
                     raise AbawError(f"{out}: the loss is not finite in epoch {epoch + 1}; lower base_lr or set clip")
 
@@ -184,64 +183,42 @@ def pretrain(
                 if not group.first:
                     continue
                 if (epoch + 1) % config.save_every == 0 or epoch + 1 == config.epochs:
-                    save_tensors(out / CHECKPOINT, {"model": _on_cpu(model), "epoch": epoch + 1})
+                    save_tensors(out / PUBLIC_CHECKPOINT, {"model": _on_cpu(model), "epoch": epoch + 1})
                     _picture(model, store, spec, config, out / f"reconstruction-{epoch + 1:04d}.png")
                 save_epoch(out, {
                     "epoch": epoch + 1, "images": index.sha256, "history": history, "model": _on_cpu(model),
-                    "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
+                    **update.state_dict(),
                 })  # fmt: skip
 
-        # A folder that holds backbone.yaml is finished.
         if group.first:
             _publish(out, spec)
         group.wait()
     return out
 
 
-def train_epoch(
+def batch_losses(
     trained: nn.Module,
-    images: Iterable[tuple[Tensor, Tensor]],
-    preprocessing: Preprocessing,
-    changes: AugmentConfig,
+    model: MaskedAutoencoder,
+    spec: BackboneSpec,
+    config: PretrainConfig,
     *,
-    mask_ratio: float,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    rates: Sequence[float],
-    accumulate: int,
-    clip: float | None,
     device: torch.device,
-    dtype: torch.dtype | None,
     generator: torch.Generator,
-    advance: Callable[[int, str], None],
-    label: str,
-) -> Tensor:
-    """One update per learning rate in `rates`, each from `accumulate` batches of (pixels, rows).
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """For an epoch's `train_epoch`: pixels and rows of a batch -> its reconstruction loss (1,).
 
-    Returns the mean loss, on the device: nothing here waits for it but the note every few steps.
+    trained: the model as the group's training steps call it; generator: of augmentation and hidden patches.
     """
-    model = trained.module if isinstance(trained, DistributedDataParallel) else trained
-    total = torch.zeros((), device=device)
-    for step, (pixels, rows) in enumerate(images):
-        update, part = divmod(step, accumulate)
-        last_part = part == accumulate - 1
-        set_learning_rate(optimizer, rates[update])
-        faces = training_views(pixels.to(device, non_blocking=True), preprocessing, changes, generator=generator)
+    cast = autocast(autocast_dtype(config.precision, device), device)
+
+    def losses_of(pixels: Tensor, rows: Tensor) -> Tensor:
+        pixels = pixels.to(device, non_blocking=True)
+        faces = training_views(pixels, spec.preprocessing, config.augment, generator=generator)
         noise = torch.rand(len(faces), model.grid**2, generator=generator).to(device)
-        with nullcontext() if last_part or model is trained else trained.no_sync():
-            with torch.autocast(device.type, dtype, enabled=dtype is not None):
-                loss = trained(faces, noise, mask_ratio)
-            scaler.scale(loss / accumulate).backward()
-        total += loss.detach()
-        if last_part:
-            scaler.unscale_(optimizer)
-            if clip:
-                nn.utils.clip_grad_norm_(model.parameters(), clip)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
-        advance(len(rows), f"{label}, loss {float(loss.detach()):.4f}" if step % LOSS_EVERY == 0 else "")
-    return total / (len(rates) * accumulate)
+        with cast:
+            return trained(faces, noise, config.mask_ratio)[None]
+
+    return losses_of
 
 
 def _vit_spec(config: PretrainConfig) -> BackboneSpec:
@@ -253,7 +230,7 @@ def _vit_spec(config: PretrainConfig) -> BackboneSpec:
 
 def _publish(out: Path, spec: BackboneSpec) -> None:
     """Write the encoder of the last checkpoint as a backbone."""
-    loaded = load(spec, out / CHECKPOINT)
+    loaded = load(spec, out / PUBLIC_CHECKPOINT)
     save(out, loaded.spec, loaded.module)
 
 

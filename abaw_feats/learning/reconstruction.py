@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from abaw_feats.backbones import Preprocessing
-from abaw_seq.run_folder import write_whole
+from abaw_seq.files import write_bytes
 
 GAP = 2
 HIDDEN_GREY = 127
@@ -31,7 +31,7 @@ def write_grid(path: Path, images: Tensor, hidden: Tensor, painted: Tensor, *, p
             sheet[top : top + size, left : left + size] = batch[row]
     buffer = io.BytesIO()
     Image.fromarray(sheet.numpy()).save(buffer, "PNG")
-    write_whole(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
 
 
 def to_pixels(images: Tensor, preprocessing: Preprocessing) -> Tensor:

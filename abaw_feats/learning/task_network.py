@@ -17,8 +17,8 @@ from abaw_feats.learning.quick_prelu import use_quick_prelu
 from abaw_seq.config import from_dict, to_dict
 from abaw_seq.cpu.products import keep_freed_memory
 from abaw_seq.errors import UserError
-
-BEST = "best.pt"
+from abaw_seq.files import load_tensors
+from abaw_seq.run_folder import BEST
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def read_network(folder: str | Path) -> tuple[BackboneSpec, TaskNetwork]:
     path = Path(folder) / BEST
     if not path.is_file():
         raise UserError(f"{folder}: no {BEST} in it; name the folder of an `abaw-feats finetune` run")
-    stored = torch.load(path, map_location="cpu", weights_only=True)
+    stored = load_tensors(path)
     spec = spec_from_dict(stored["spec"])
     encoder = build(spec)
     heads = TaskHeads(encoder.dim, stored["widths"], from_dict(HeadConfig, stored["head"], where=str(path)))

@@ -45,12 +45,3 @@ def validate(
         kept.append(at)
     predicted = {task: np.concatenate(parts) for task, parts in found.items()}
     return score(predicted, labels[torch.cat(kept)].numpy())
-
-
-def criterion(scores: dict[str, Any] | None, epoch: int) -> float:
-    """What the best epoch is chosen by: P_MTL, the sum of those of its parts that exist, or the last."""
-    if scores is None:
-        return float(epoch)
-    dimensions = [scores[task] for task in ("valence", "arousal") if scores[task] is not None]
-    parts = [scores[task] for task in ("expression", "au") if scores[task] is not None]
-    return sum(parts) + (sum(dimensions) / len(dimensions) if dimensions else 0.0)

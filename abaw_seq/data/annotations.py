@@ -26,8 +26,9 @@ from abaw_seq.data.annotation_formats import (
     starts_with_image,
 )
 from abaw_seq.data.annotation_join import Part, join_parts, unique_frames
-from abaw_seq.data.label_text import Block, ImageNames, Lines, read_blocks, write_lines
+from abaw_seq.data.label_text import Block, ImageNames, Lines, read_blocks
 from abaw_seq.errors import UserError
+from abaw_seq.files import write_lines
 from abaw_seq.tasks import AU, EXPRESSION, EXPRESSIONS, LABEL_COLUMNS, SPLITS
 
 NO_VALENCE_AROUSAL = -5.0

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,6 +116,18 @@ class Corpus:
         spans = zip(self.names, self.offsets[:-1], self.offsets[1:], self.splits, strict=True)
         labels = self.labels.cpu().numpy()
         return {name: VideoLabels(self.frames[a:b], labels[a:b], split) for name, a, b, split in spans}
+
+    def described(self) -> dict[str, Any]:
+        """Feature files and backbones, as `provenance.json` records them."""
+        keys = ("dim", "arch", "weights", "weights_sha256")
+        backbones = {name: {key: getattr(info, key) for key in keys} for name, info in self.backbone_info.items()}
+        return {"features": list(self.sources), "backbones": backbones}
+
+    def training_videos(self) -> list[int]:
+        """Indices of the videos that train: those of the training split, and labelled ones without a split."""
+        labelled = {name for name, video in self.video_labels().items() if not np.isnan(video.labels).all()}
+        named = enumerate(zip(self.names, self.splits, strict=True))
+        return [k for k, (name, split) in named if split == "train" or (split is None and name in labelled)]
 
     def in_split(self, split: str) -> list[int]:
         """Indices of a split's videos."""

@@ -24,7 +24,7 @@ import numpy as np
 
 from abaw_seq import __version__
 from abaw_seq.errors import UserError
-from abaw_seq.files import atomic_hdf5
+from abaw_seq.files import whole_hdf5
 from abaw_seq.tasks import LABEL_COLUMNS, SPLITS
 
 FORMAT = "abaw-features"
@@ -291,7 +291,7 @@ def atomic_feature_file(path: str | Path) -> Iterator[FeatureWriter]:
     On any error the temporary file is removed and `path` stays as it was.
     """
     path = Path(path)
-    with atomic_hdf5(path) as file:
+    with whole_hdf5(path) as file:
         yield FeatureWriter(file)
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import yaml
 
 from abaw_seq.data.annotations import VideoLabels
-from abaw_seq.data.label_text import write_lines
 from abaw_seq.errors import UserError
+from abaw_seq.files import write_lines
 from abaw_seq.tasks import AU, EXPRESSIONS
 
 FORMAT = "abaw-folds"

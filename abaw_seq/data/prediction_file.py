@@ -9,19 +9,24 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 
 from abaw_seq import __version__
 from abaw_seq.errors import UserError
-from abaw_seq.files import atomic_hdf5
+from abaw_seq.files import whole_file, whole_hdf5
+from abaw_seq.metrics import score
+from abaw_seq.run_folder import PREDICTIONS, write_scores
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, TASKS
+
+if TYPE_CHECKING:
+    from abaw_seq.data.corpus import Corpus
 
 FORMAT = "abaw-predictions"
 VERSION = 1
@@ -48,7 +53,7 @@ def write_predictions(path: str | Path, videos: dict[str, VideoPredictions]) -> 
 @contextmanager
 def prediction_writer(path: str | Path) -> Iterator[Callable[[dict[str, VideoPredictions]], None]]:
     """A prediction file that takes videos as they come, and appears when all are in it."""
-    with atomic_hdf5(Path(path)) as file:
+    with whole_hdf5(path) as file:
         file.attrs["format"] = FORMAT
         file.attrs["version"] = VERSION
         file.attrs["tool"] = f"abaw {__version__}"
@@ -78,7 +83,7 @@ def read_predictions(path: str | Path) -> dict[str, VideoPredictions]:
     """
     path = Path(path)
     if path.is_dir():
-        path = path / "predictions.h5"
+        path = path / PREDICTIONS
     if not path.is_file():
         raise UserError(f"{path}: no such prediction file; run abaw-seq train or predict first")
     try:
@@ -114,6 +119,36 @@ def _read_video(path: Path, name: str, group: h5py.Group) -> VideoPredictions:
     return VideoPredictions(frames, outputs, labels, group.attrs.get("split"))
 
 
+def by_video(corpus: Corpus, videos: list[int], outputs: dict[str, np.ndarray]) -> dict[str, VideoPredictions]:
+    """Predictions {task: (frames, ...)} of a corpus's videos, one after the other, by name and with known labels."""
+    ends = np.cumsum([0, *(corpus.lengths[video] for video in videos)])
+    result = {}
+    for k, video in enumerate(videos):
+        own, rows = slice(ends[k], ends[k + 1]), slice(corpus.offsets[video], corpus.offsets[video + 1])
+        labels = corpus.labels[rows].cpu().numpy()
+        result[corpus.names[video]] = VideoPredictions(
+            frames=corpus.frames[rows],
+            outputs={task: values[own] for task, values in outputs.items()},
+            labels=None if np.isnan(labels).all() else labels,
+            split=corpus.splits[video],
+        )
+    return result
+
+
+def save_scored(run: Path, videos: dict[str, VideoPredictions], **facts: Any) -> dict[str, Any]:
+    """Write `predictions.h5` and the `scores.json` that finishes a run; the latter's content.
+
+    facts: what else the scores file holds. Without videos there are no predictions, and no scores in the file.
+    """
+    untuned = None
+    if videos:
+        write_predictions(run / PREDICTIONS, videos)
+        untuned = score(*concatenated(videos))
+    scores = {"edition": "mtl", "split": "val", "untuned": untuned, "tuned": None, "best_epoch": None, **facts}
+    write_scores(run, scores)
+    return scores
+
+
 def concatenated(videos: dict[str, VideoPredictions]) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """({task: (N, ...)}, labels (N, 15)) of all videos in a row; a task must be in every video."""
     tasks = [task for task in TASKS if all(task in video.outputs for video in videos.values())]
@@ -136,29 +171,23 @@ def write_csv(path: str | Path, videos: dict[str, VideoPredictions]) -> None:
 @contextmanager
 def csv_writer(path: str | Path, tasks: list[str]) -> Iterator[Callable[[dict[str, VideoPredictions]], None]]:
     """A table as `write_csv` makes it that takes videos as they come, and appears when all are in it."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     header = ["video", "frame"]
     for task in tasks:
         names = {"expression": ["expression", *(f"p_{e}" for e in EXPRESSIONS)], "au": list(ACTION_UNITS)}
         header += names.get(task, [task])
-    try:
-        with open(temporary, "w", newline="", encoding="utf-8") as handle:
-            writer = csv.writer(handle, lineterminator="\n")
-            writer.writerow(header)
+    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(header)
 
-            def add(videos: dict[str, VideoPredictions]) -> None:
-                for name, video in videos.items():
-                    for start in range(0, len(video.frames), CSV_ROWS):
-                        rows = slice(start, start + CSV_ROWS)
-                        columns = [c for task in tasks for c in _csv_columns(task, video.outputs[task][rows])]
-                        frames = video.frames[rows].tolist()
-                        writer.writerows(zip([name] * len(frames), frames, *columns, strict=True))
+        def add(videos: dict[str, VideoPredictions]) -> None:
+            for name, video in videos.items():
+                for start in range(0, len(video.frames), CSV_ROWS):
+                    rows = slice(start, start + CSV_ROWS)
+                    columns = [c for task in tasks for c in _csv_columns(task, video.outputs[task][rows])]
+                    frames = video.frames[rows].tolist()
+                    writer.writerows(zip([name] * len(frames), frames, *columns, strict=True))
 
-            yield add
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield add
 
 
 def write_groups(stem: Path, groups: Iterable[dict[str, VideoPredictions]]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""One process or many: the device of this one, and the group that `torchrun` starts."""
+"""One process or many: the group that `torchrun` starts, and this process's place and device in it."""
 
 from __future__ import annotations
 
@@ -6,95 +6,114 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from abaw_seq.errors import UserError
+from abaw_seq.engine.device import find_device
+from abaw_seq.errors import AbawError
 from abaw_seq.terminal import progress
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process' place: number `rank` of `world`, training on `device`."""
+    """The processes that work on one output together, and this one among them."""
 
-    rank: int
-    world: int
     device: torch.device
+    """Where this process computes."""
+    rank: int = 0
+    """Its number, from 0 to `size` - 1."""
+    size: int = 1
+    """How many processes there are."""
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes files and talks."""
+        """Whether this is the process that plans, writes files and reports."""
         return self.rank == 0
 
     def spread(self, module: nn.Module) -> nn.Module:
-        """The module as the training step should call it: gradients are averaged over the group."""
-        if self.world == 1:
+        """The module as a training step calls it: gradients are averaged over the group."""
+        if self.size == 1:
             return module
         devices = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(module, device_ids=devices)
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """The average of a tensor over the group."""
-        if self.world > 1:
+        if self.size > 1:
             dist.all_reduce(value)
-        return value / self.world
+        return value / self.size
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process of the group."""
-        if self.world == 1:
+        if self.size == 1:
             return flag
         value = torch.tensor(float(flag), device=self.device)
         dist.all_reduce(value, dist.ReduceOp.MAX)
         return bool(value)
 
+    def share(self, plan: Callable[[], T]) -> T:
+        """What `plan()` returns in the first process, in every process; its AbawError ends them all."""
+        if self.size == 1:
+            return plan()
+        answer: list[Any] = [None, None]
+        if self.first:
+            try:
+                answer = [plan(), None]
+            except AbawError as error:
+                answer = [None, error]
+        dist.broadcast_object_list(answer, src=0)
+        if answer[1] is not None:
+            raise answer[1]
+        return answer[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value by rank, in every process, once all have arrived here."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def wait(self) -> None:
+        """Let every process arrive here before any goes on."""
+        if self.size > 1:
+            dist.barrier()
+
     @contextmanager
     def progress(self, label: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
-        """`terminal.progress` in the first process, which counts for all alike, and silence in the others."""
+        """`terminal.progress` in the first process, which counts for all, and silence in the others."""
         if not self.first:
             yield lambda count=1, note="": None
             return
         with progress(label, total, unit) as advance:
-            yield lambda count=1, note="": advance(count * self.world, note)
-
-    def wait(self) -> None:
-        """Let every process arrive here before any goes on."""
-        if self.world > 1:
-            dist.barrier()
+            yield lambda count=1, note="": advance(count * self.size, note)
 
 
 @contextmanager
-def process_group(device: str = "auto") -> Iterator[ProcessGroup]:
-    """Join the group that `torchrun` announced in the environment, or be alone.
+def process_group(device: str = "auto", *, longest_wait: timedelta | None = None) -> Iterator[ProcessGroup]:
+    """Join the group that `torchrun` announces in the environment, or be alone.
 
-    device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
-    Raises UserError for a device that is not there.
+    device: as for `find_device`; each process of a group takes the GPU of its number on its machine, unless one is
+    named. longest_wait: how long processes wait for each other (None: torch's own limit).
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        yield ProcessGroup(0, 1, find_device(device))
-        return
-    chosen = find_device(device)
+    size, chosen = int(os.environ.get("WORLD_SIZE", "1")), find_device(device)
     if chosen.type == "cuda":
-        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        index = int(os.environ.get("LOCAL_RANK", "0")) if chosen.index is None else chosen.index
+        chosen = torch.device("cuda", index)
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    if size == 1:
+        yield ProcessGroup(chosen)
+        return
+    # Plain values travel through gloo, whatever the device.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout=longest_wait)
     try:
-        yield ProcessGroup(dist.get_rank(), world, chosen)
+        yield ProcessGroup(chosen, dist.get_rank(), size)
     finally:
         dist.destroy_process_group()
-
-
-def find_device(device: str) -> torch.device:
-    """The torch device behind a name, checked to exist."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"device {device!r} is not known; use auto, cpu, cuda or cuda:N") from None
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices")
-    return chosen

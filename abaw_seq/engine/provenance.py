@@ -1,4 +1,4 @@
-"""What a result was made from: versions, seed, device, feature files."""
+"""What a run was made with: versions, seed, device, command line."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import Any
 import torch
 
 from abaw_seq import __version__
-from abaw_seq.data.corpus import Corpus
 
 
-def provenance(corpus: Corpus, seed: int, device: torch.device) -> dict[str, Any]:
-    """A JSON-able record for `provenance.json`."""
+def provenance(*, seed: int, device: torch.device, processes: int = 1, **facts: Any) -> dict[str, Any]:
+    """A record of plain values for `provenance.json`; `facts` add what the run was made from."""
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
     return {
         "abaw": __version__,
@@ -24,14 +23,6 @@ def provenance(corpus: Corpus, seed: int, device: torch.device) -> dict[str, Any
         "command": sys.argv,
         "seed": seed,
         "device": {"type": device.type, "name": hardware, "threads": torch.get_num_threads()},
-        "features": list(corpus.sources),
-        "backbones": {
-            name: {
-                "dim": info.dim,
-                "arch": info.arch,
-                "weights": info.weights,
-                "weights_sha256": info.weights_sha256,
-            }
-            for name, info in corpus.backbone_info.items()
-        },
+        "processes": processes,
+        **facts,
     }

@@ -9,7 +9,6 @@ folder/folds.yaml          the folds, as every program reads them
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,13 @@ import torch
 from abaw_seq import config as configs
 from abaw_seq.data.corpus import Corpus
 from abaw_seq.data.folds import OFFICIAL, Fold, make_folds, official_fold, read_folds, write_folds
-from abaw_seq.data.prediction_file import read_predictions
-from abaw_seq.engine.checkpoint import write_text_atomic
+from abaw_seq.data.prediction_file import read_predictions, save_scored
 from abaw_seq.engine.provenance import provenance
 from abaw_seq.errors import UserError
 from abaw_seq.experiments.side_by_side import Training, train_all
+from abaw_seq.files import write_text
 from abaw_seq.learn.settings import TrainConfig
-from abaw_seq.learn.train import check_same_config
-from abaw_seq.results.predict import save_results
+from abaw_seq.run_folder import CONFIG, FOLDS, LAST, check_same_config, is_finished, read_scores, write_provenance
 from abaw_seq.terminal import say
 
 SCORES = ("p_mtl", "valence", "arousal", "expression", "au")
@@ -58,7 +56,7 @@ def choose_folds(corpus: Corpus, wanted: str) -> list[Fold]:
 
 def store_folds(folder: Path, folds: list[Fold]) -> Path:
     """Write `folds.yaml`; UserError if other folds are there already."""
-    path = folder / "folds.yaml"
+    path = folder / FOLDS
     if path.exists() and read_folds(path) != folds:
         raise UserError(f"{path} holds other folds: use them with --folds {path}, or name another --run")
     if not path.exists():
@@ -82,40 +80,39 @@ def crossvalidate(
     split's validation videos are also in the other folds, so it is left out of the pooled
     predictions, the mean and the deviation (of a sample), unless it is the only fold.
     """
-    if not resume and any((folder / fold.name / "last.pt").exists() for fold in folds):
-        raise UserError(f"{folder} already holds folds; add --resume to go on with them, or name another with --run")
+    if not resume and any((folder / fold.name / LAST).exists() for fold in folds):
+        raise UserError(f"{folder} already holds folds: resume them (--resume), or name another folder")
     store_folds(folder, folds)
-    if resume and (folder / "config.yaml").exists():
+    if resume and (folder / CONFIG).exists():
         check_same_config(folder, config)
     corpus = corpus.to(device)
-    write_text_atomic(folder / "config.yaml", configs.dump(config))
-    write_text_atomic(folder / "provenance.json", json.dumps(provenance(corpus, config.seed, device), indent=1))
+    write_text(folder / CONFIG, configs.dump(config))
+    write_provenance(folder, provenance(seed=config.seed, device=device, **corpus.described()))
 
     resplit = [fold.name for fold in folds if fold.name != OFFICIAL] or [OFFICIAL]
     trainings = [_training(config, corpus, fold, folder, f"{k} of {len(folds)}") for k, fold in enumerate(folds, 1)]
-    unfinished = [training for training in trainings if not (training.run / "scores.json").exists()]
+    unfinished = [training for training in trainings if not is_finished(training.run)]
     train_all(unfinished, {config.backbones: corpus}, device=device, jobs=jobs)
     scores, pooled = {}, {}
     for fold in folds:
-        found = json.loads((folder / fold.name / "scores.json").read_text())
-        scores[fold.name] = found["untuned"] | {"best_epoch": found["best_epoch"]}
+        of_fold = read_scores(folder / fold.name)
+        scores[fold.name] = of_fold["untuned"] | {"best_epoch": of_fold["best_epoch"]}
         if fold.name in resplit:
             pooled |= read_predictions(folder / fold.name)
 
-    result = save_results(folder, dict(sorted(pooled.items())), epoch=None)
-    result |= {
-        "split": "val" if resplit == [OFFICIAL] else "out of fold",
-        "folds": scores,
-        "mean": _over_folds([scores[name] for name in resplit], statistics.fmean),
-        "deviation": _over_folds([scores[name] for name in resplit] if len(resplit) > 1 else [], statistics.stdev),
-    }
-    write_text_atomic(folder / "scores.json", json.dumps(result, indent=1) + "\n")
-    return result
+    return save_scored(
+        folder,
+        dict(sorted(pooled.items())),
+        split="val" if resplit == [OFFICIAL] else "out of fold",
+        folds=scores,
+        mean=_over_folds([scores[name] for name in resplit], statistics.fmean),
+        deviation=_over_folds([scores[name] for name in resplit] if len(resplit) > 1 else [], statistics.stdev),
+    )
 
 
 def fold_table(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The scores of every fold, their mean and deviation and the pooled score, by the name of their row."""
-    folds = {name if name == OFFICIAL else f"fold {name}": found for name, found in result["folds"].items()}
+    folds = {name if name == OFFICIAL else f"fold {name}": scores for name, scores in result["folds"].items()}
     return folds | {"mean": result["mean"], "deviation": result["deviation"], "pooled": result["untuned"]}
 
 
@@ -128,7 +125,7 @@ def _training(config: TrainConfig, corpus: Corpus, fold: Fold, folder: Path, whi
 
 def _over_folds(scores: list[dict[str, Any]], statistic) -> dict[str, float | None]:
     """{score: statistic over the folds}; None where a fold has no such score."""
-    columns = {key: [found[key] for found in scores] for key in SCORES}
+    columns = {key: [of_fold[key] for of_fold in scores] for key in SCORES}
     return {key: statistic(values) if values and None not in values else None for key, values in columns.items()}
 
 

@@ -21,18 +21,18 @@ from abaw_seq import config as configs
 from abaw_seq.data.corpus import Corpus, load_corpus
 from abaw_seq.data.folds import OFFICIAL
 from abaw_seq.data.prediction_file import concatenated, read_predictions, write_predictions
-from abaw_seq.engine.checkpoint import write_text_atomic
 from abaw_seq.errors import UserError
 from abaw_seq.experiments.crossval import choose_folds, crossvalidate
 from abaw_seq.experiments.side_by_side import Training, train_all
+from abaw_seq.files import write_text
 from abaw_seq.learn.settings import TrainConfig
-from abaw_seq.learn.train import check_same_config
 from abaw_seq.metrics import score
 from abaw_seq.results.ensemble import cross_fitted_ensemble, fit_ensemble
 from abaw_seq.results.joined_runs import store_joined
 from abaw_seq.results.objective import Videos, cross_fitted, labelled_videos
 from abaw_seq.results.postprocess import fit_postprocess, fit_run
 from abaw_seq.results.tables import number
+from abaw_seq.run_folder import MEMBERS, OUT_OF_FOLD, RESULTS, check_same_config, is_finished
 
 COLUMNS = {
     "p_mtl": "P_MTL",
@@ -93,14 +93,14 @@ def follow(recipe: Recipe, folder: Path, feats: list[Path], run: Path, *, device
         if config.backbones not in corpora:
             corpora[config.backbones] = load_corpus(feats, backbones=config.backbones or None, device=device)
         for seed in recipe.seeds:
-            path = run / "members" / f"{Path(file).stem}-{seed}"
+            path = run / MEMBERS / f"{Path(file).stem}-{seed}"
             members.setdefault(Path(file).stem, {})[seed] = path
             seeded = dataclasses.replace(config, seed=seed)
             if recipe.folds:
                 corpus = corpora[config.backbones]
                 folds = choose_folds(corpus, str(recipe.folds))
                 crossvalidate(seeded, corpus, folds, path, device=device, resume=True, jobs=jobs)
-            elif (path / "scores.json").is_file():
+            elif is_finished(path):
                 check_same_config(path, seeded)
             else:
                 trainings.append(Training(seeded, path, f"{path}:"))
@@ -120,14 +120,14 @@ def follow(recipe: Recipe, folder: Path, feats: list[Path], run: Path, *, device
     joined = ensemble.apply(on_val)
     store_joined(run, joined, ensemble, members=None if recipe.folds else on_val)
     if recipe.folds:
-        write_predictions(run / "out_of_fold.h5", ensemble.apply(fit_on))
+        write_predictions(run / OUT_OF_FOLD, ensemble.apply(fit_on))
     if recipe.postprocess:
-        fit_run(run, run / "out_of_fold.h5" if recipe.folds else None)
+        fit_run(run, run / OUT_OF_FOLD if recipe.folds else None)
 
     # How they compare.
     honest = joined if recipe.folds or recipe.method == "mean" else cross_fitted_ensemble(on_val, recipe.method)
     table = comparison(recipe, members, honest or joined)
-    write_text_atomic(run / "results.md", table)
+    write_text(run / RESULTS, table)
     return table
 
 

@@ -16,7 +16,6 @@ from abaw_seq import terminal
 from abaw_seq.data.corpus import Corpus
 from abaw_seq.learn.settings import TrainConfig
 from abaw_seq.learn.train import train
-from abaw_seq.results.predict import predict_corpus, save_results
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -67,13 +66,10 @@ def train_all(trainings: Sequence[Training], corpora: Corpora, *, device: torch.
 
 
 def _train(training: Training, corpora: Corpora, device: torch.device) -> None:
-    config, corpus = training.config, corpora[training.config.backbones]
-    result = train(
-        config, corpus, training.run, device=device, resume=True,
+    train(
+        training.config, corpora[training.config.backbones], training.run, device=device, resume=True,
         train_videos=training.train_videos, val_videos=training.val_videos,
     )  # fmt: skip
-    videos = corpus.in_split("val") if training.val_videos is None else training.val_videos
-    save_results(training.run, predict_corpus(result.model, config, corpus, videos), epoch=result.epoch)
 
 
 def _hindrance(corpora: Corpora, device: torch.device) -> str:

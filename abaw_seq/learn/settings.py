@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from abaw_seq.engine.optim import OptimConfig
+from abaw_seq.data.corpus import Corpus
+from abaw_seq.errors import UserError
 from abaw_seq.learn.batches import WindowConfig
 from abaw_seq.learn.losses import LossConfig
+from abaw_seq.learn.optim import OptimConfig
 from abaw_seq.learn.weighting import WeightingConfig
 from abaw_seq.models.encoders import MAX_LEARNED_POSITIONS
 from abaw_seq.models.frameworks import ModelConfig, dependency_order
@@ -80,3 +82,17 @@ class TrainConfig:
         """`nearest_label` as {task: frames}."""
         chosen = self.nearest_label
         return dict(chosen) if isinstance(chosen, dict) else dict.fromkeys(TASKS, chosen)
+
+    def standardised(self, corpus: Corpus, kind: Literal["train", "video"]) -> list[slice]:
+        """Columns of the backbones that `standardise` names for this way; UserError for an unknown backbone."""
+        chosen = self.standardise
+        if isinstance(chosen, dict):
+            if unknown := set(chosen) - set(corpus.backbones):
+                names = ", ".join(corpus.backbones)
+                raise UserError(f"standardise: no backbone {sorted(unknown)[0]!r} (the features have: {names})")
+            return [columns for name, columns in corpus.backbones.items() if chosen.get(name, "train") == kind]
+        return list(corpus.backbones.values()) if chosen == kind else []
+
+    def as_seen(self, corpus: Corpus) -> Corpus:
+        """The corpus as a model of this config sees it: features standardised per video where that is wanted."""
+        return corpus.standardised_per_video(self.standardised(corpus, "video"))

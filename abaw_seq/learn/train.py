@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import time
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,28 +15,37 @@ from torch import Tensor, nn
 from abaw_seq import config as configs
 from abaw_seq.cpu.products import fast_products, keep_freed_memory, size_of
 from abaw_seq.data.corpus import Corpus
-from abaw_seq.engine.checkpoint import load_checkpoint, save_checkpoint, write_text_atomic
-from abaw_seq.engine.optim import averaging_decay, build_optimizer, learning_rate, set_rate, update_average
+from abaw_seq.data.prediction_file import VideoPredictions, by_video, save_scored
+from abaw_seq.engine.best import BestEpoch
+from abaw_seq.engine.device import autocast, autocast_dtype
+from abaw_seq.engine.epoch import train_epoch
 from abaw_seq.engine.provenance import provenance
+from abaw_seq.engine.update import RunningAverage, Update
 from abaw_seq.errors import AbawError, UserError
-from abaw_seq.learn.batches import training_batches
+from abaw_seq.files import load_tensors, save_tensors
+from abaw_seq.learn.batches import Batch, training_batches
 from abaw_seq.learn.losses import loss_weights, outputs_of, task_losses
+from abaw_seq.learn.optim import build_optimizer, learning_rate
 from abaw_seq.learn.settings import AugmentConfig, TrainConfig
 from abaw_seq.learn.weighting import TaskWeighting
 from abaw_seq.metrics import score
 from abaw_seq.models.frameworks import MultiTaskModel
 from abaw_seq.models.inference import CarriedState, predict_videos
+from abaw_seq.run_folder import BEST, best_of, open_run, read_scores, save_epoch, write_provenance
 from abaw_seq.tasks import LABEL_COLUMNS, TASKS
 from abaw_seq.terminal import progress, say
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The best epoch's model, and what it scores on the validation split (None without one)."""
+    """The best epoch of a run."""
 
     model: MultiTaskModel
     epoch: int
-    scores: dict[str, Any] | None
+    predictions: dict[str, VideoPredictions]
+    """Of the validation videos, by name; empty without any."""
+    scores: dict[str, Any]
+    """The content of `scores.json`."""
 
 
 def train(
@@ -51,174 +58,158 @@ def train(
     train_videos: list[int] | None = None,
     val_videos: list[int] | None = None,
 ) -> TrainResult:
-    """Train on the training split, validate each epoch, keep the best and the last state in `run`.
+    """Train, validate each epoch, and leave the best epoch's weights, predictions and scores in `run`.
 
-    `train_videos`, `val_videos`: indices into the corpus (default: by split). With `resume` an
-    interrupted run goes on from its last whole epoch, bit for bit on the same device.
+    `train_videos`, `val_videos`: indices into the corpus. By default those of the training split and labelled ones
+    without a split train, those of the validation split validate. With `resume` an interrupted run goes on from its
+    last whole epoch, bit for bit on the same device.
     Raises UserError where the corpus cannot serve the config, AbawError if the loss is not finite.
     """
     # Data: everything on the device, windows by index.
-    corpus = corpus.standardised_per_video(_columns(config, corpus, "video")).to(device)
-    train_videos = corpus.in_split("train") if train_videos is None else train_videos
+    corpus = config.as_seen(corpus).to(device)
+    train_videos = corpus.training_videos() if train_videos is None else train_videos
     val_videos = corpus.in_split("val") if val_videos is None else val_videos
     train_rows = corpus.rows(train_videos)
     _check_labels(config, corpus, train_rows)
     truth = corpus.labels[corpus.rows(val_videos)].cpu().numpy()
     if reach := {task: frames for task, frames in config.label_reach.items() if frames}:
-        corpus, given = corpus.with_nearest_labels(train_videos, reach)
-        counts = ", ".join(f"{task} {count:,}" for task, count in given.items())
+        corpus, filled = corpus.with_nearest_labels(train_videos, reach)
+        counts = ", ".join(f"{task} {count:,}" for task, count in filled.items())
         say(f"{run.name}: training frames with the label of the nearest labelled frame: {counts}")
-
     if place := corpus.elsewhere():
         say(f"{run.name}: {place}")
 
-    # Model, optimiser, loss.
+    # Model, loss, optimiser.
     torch.manual_seed(config.seed)
     model = MultiTaskModel(corpus.dim, config.model, {t: outputs_of(t, config.loss) for t in config.tasks}).to(device)
-    model.standardise.fit(corpus.gather_features, train_rows, _columns(config, corpus, "train"))
+    model.standardise.fit(corpus.gather_features, train_rows, config.standardised(corpus, "train"))
     weighting = TaskWeighting(config.tasks, config.weighting).to(device)
-    average = copy.deepcopy(model) if config.optim.ema else model
-    optimizer = build_optimizer(model, list(weighting.parameters()), config.optim)
     balance = {name: weight.to(device) for name, weight in loss_weights(config.loss, corpus.labels[train_rows]).items()}
+    average = RunningAverage(model, config.optim.ema)
+    optimizer = build_optimizer((model, weighting), config.optim)
+    update = Update(model, optimizer, extra=(weighting,), clip=config.optim.clip, average=average)
 
-    # Start afresh, or from the last whole epoch.
-    run.mkdir(parents=True, exist_ok=True)
-    log = run / "metrics.jsonl"
-    first, best, best_per_task = 0, {"criterion": None, "epoch": 0, "scores": None}, {}
-    if resume and (run / "last.pt").exists():
-        check_same_config(run, config)
-        state = load_checkpoint(run / "last.pt", device)
-        first, best, best_per_task = state["epoch"], state["best"], state["best_per_task"]
+    # Begin, or go on from the last whole epoch.
+    state = open_run(run, config, resume=resume)
+    history: list[dict[str, Any]] = []
+    best, best_of_task = BestEpoch(), {}
+    if state:
         model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
+        average.model.load_state_dict(state["average"])
         weighting.load_state_dict(state["weighting"])
-        optimizer.load_state_dict(state["optimizer"])
-        _keep_lines(log, first)
+        update.load_state_dict(state)
+        history, best, best_of_task = state["history"], BestEpoch(state["best"]), state["best_per_task"]
+        update.done = sum(line["steps"] for line in history)
     else:
-        per_task = (f"best_{task}.pt" for task in TASKS)
-        for name in ("last.pt", "best.pt", *per_task, "metrics.jsonl", "scores.json", "predictions.h5"):
-            (run / name).unlink(missing_ok=True)
-        write_text_atomic(run / "config.yaml", configs.dump(config))
-        write_text_atomic(run / "provenance.json", json.dumps(provenance(corpus, config.seed, device), indent=1))
+        write_provenance(run, provenance(seed=config.seed, device=device, **corpus.described()))
 
     # Epochs.
+    predicted: dict[str, np.ndarray] | None = None  # by the best epoch
     if device.type == "cpu":
         keep_freed_memory()
-    bar = progress(f"train {run.name}", config.epochs - first, "epochs")
+    bar = progress(f"train {run.name}", config.epochs - len(history), "epochs")
     with bar as advance, fast_products(device, size_of(model)):
-        for epoch in range(first, config.epochs):
-            if config.patience is not None and epoch - best["epoch"] >= config.patience:
-                say(f"{run.name}: no better score for {config.patience} epochs, stopped after epoch {epoch}")
-                break
-            started = time.monotonic()
+        while not best.is_over(len(history), epochs=config.epochs, patience=config.patience):
+            epoch, started = len(history), time.monotonic()
             rng = np.random.default_rng([config.seed, epoch])
             torch.manual_seed(int(rng.integers(2**31)))
-            rate, losses, steps = train_epoch(
-                model, weighting, corpus, train_videos, config,
-                rng=rng, epoch=epoch, optimizer=optimizer, average=average, balance=balance,
-            )  # fmt: skip
+            model.train()
+            batches = list(training_batches(corpus, train_videos, config.windows, rng))
+            moments = (epoch + k / len(batches) for k in range(len(batches)))
+            rates = [learning_rate(config.optim, moment, config.epochs) for moment in moments]
+            losses_of = batch_losses(model, weighting, corpus, config, balance=balance, epoch=epoch)
+            gathered = corpus.gathered((batch, batch.rows) for batch in batches)
+            means = train_epoch(gathered, losses_of, update, rates=rates)[1:]
+            weighting.end_epoch(means)
+            losses = means.cpu().numpy()
             if not np.isfinite(losses).all():
                 raise AbawError(f"{run.name}: the loss is not finite in epoch {epoch + 1}; lower optim.lr")
-            scores = evaluate(average, corpus, val_videos, truth, config) if val_videos else None
-            seconds = time.monotonic() - started
-            criterion = selection_criterion(scores) if _any_score(scores) else float(epoch)
-            if best["criterion"] is None or criterion > best["criterion"]:
-                best = {"criterion": criterion, "epoch": epoch + 1, "scores": scores}
-                save_checkpoint(run / "best.pt", _portable(average, corpus, config))
-            for task in config.tasks if config.keep_best_per_task and scores else ():
-                if scores[task] is not None and scores[task] > best_per_task.get(task, float("-inf")):
-                    best_per_task[task] = scores[task]
-                    save_checkpoint(run / f"best_{task}.pt", _portable(average, corpus, config))
-            named = {"loss": float(losses.sum()), **dict(zip(config.tasks, losses.tolist(), strict=True))}
-            line = {
-                "epoch": epoch + 1,
-                "steps": steps,
-                "lr": rate,
-                "seconds": seconds,
-                "train": named,
-                "val": scores,
-            }
-            with open(log, "a", encoding="utf-8") as handle:
-                handle.write(json.dumps(line) + "\n")
-            save_checkpoint(
-                run / "last.pt",
+            outputs = predict_frames(average.model, corpus, val_videos, config) if val_videos else {}
+            scores = score(outputs, truth) if val_videos else None
+            history.append(
                 {
                     "epoch": epoch + 1,
-                    "best": best,
-                    "best_per_task": best_per_task,
+                    "steps": len(batches),
+                    "lr": rates[-1],
+                    "seconds": time.monotonic() - started,
+                    "train": {"loss": float(losses.sum()), **dict(zip(config.tasks, losses.tolist(), strict=True))},
+                    "val": scores,
+                }
+            )
+            if best.improves(epoch + 1, scores):
+                predicted = outputs
+                save_tensors(run / BEST, _portable(average.model, corpus, config))
+            for task in config.tasks if config.keep_best_per_task and scores else ():
+                if scores[task] is not None and scores[task] > best_of_task.get(task, float("-inf")):
+                    best_of_task[task] = scores[task]
+                    save_tensors(run / best_of(task), _portable(average.model, corpus, config))
+            save_epoch(
+                run,
+                {
+                    "epoch": epoch + 1,
+                    "history": history,
+                    "best": best.state(),
+                    "best_per_task": best_of_task,
                     "model": model.state_dict(),
-                    "average": average.state_dict(),
+                    "average": average.model.state_dict(),
                     "weighting": weighting.state_dict(),
-                    "optimizer": optimizer.state_dict(),
+                    **update.state_dict(),
                 },
             )
-            advance(1, f"best {best['criterion']:.3f} (epoch {best['epoch']})" if scores else "")
-
+            advance(1, str(best) if scores else "")
+    if len(history) < config.epochs:
+        say(f"{run.name}: no better score for {config.patience} epochs, stopped after epoch {len(history)}")
     if rate := corpus.gather_rate():
         say(f"{run.name}: features were gathered at {rate}")
 
     # The best epoch is the result.
-    average.load_state_dict(load_checkpoint(run / "best.pt", device)["model"])
-    return TrainResult(average.eval(), best["epoch"], best["scores"])
+    average.model.load_state_dict(load_tensors(run / BEST, device)["model"])
+    if predicted is None and val_videos:  # the best epoch was before the run was resumed
+        predicted = predict_frames(average.model, corpus, val_videos, config)
+    predictions = by_video(corpus, val_videos, predicted or {})
+    scores = read_scores(run) if state and state["epoch"] == len(history) else None
+    if scores is None:
+        scores = save_scored(run, predictions, best_epoch=best.epoch)
+    return TrainResult(average.model.eval(), best.epoch, predictions, scores)
 
 
-def train_epoch(
+def batch_losses(
     model: MultiTaskModel,
     weighting: TaskWeighting,
     corpus: Corpus,
-    videos: list[int],
     config: TrainConfig,
     *,
-    rng: np.random.Generator,
-    epoch: int,
-    optimizer: torch.optim.Optimizer,
-    average: nn.Module,
     balance: dict[str, Tensor],
-) -> tuple[float, np.ndarray, int]:
-    """One pass over the videos; (last learning rate, mean loss per task, steps).
-
-    Losses stay on the device until the epoch is over.
-    """
-    model.train()
-    batches = list(training_batches(corpus, videos, config.windows, rng))
+    epoch: int,
+) -> Callable[[Batch, Tensor], Tensor]:
+    """For an epoch's `train_epoch`: a batch and its features -> the weighted loss, then that of each task."""
     carried = CarriedState()
-    total = torch.zeros(len(config.tasks), device=corpus.device)
-    parameters = [*model.parameters(), *weighting.parameters()]
-    gt_rate = taught_share(config, epoch)
-    cast = torch.autocast(corpus.device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext()
-    rate = config.optim.lr
-    for k, (batch, features) in enumerate(corpus.gathered((batch, batch.rows) for batch in batches)):
-        rate = learning_rate(config.optim, epoch + k / len(batches), config.epochs)
-        set_rate(optimizer, rate)
+    truth_share = ground_truth_share(config, epoch)
+    cast = autocast(autocast_dtype(config.precision, corpus.device), corpus.device)
+
+    def losses_of(batch: Batch, features: Tensor) -> Tensor:
         state = carried.take(batch.lanes, batch.fresh) if batch.lanes is not None else None
         labels = corpus.gather_labels(batch.rows, batch.used)
         features = augmented(features, model.standardise, config.augment)
         with cast:
-            found = model(features, state, batch.used, labels=labels, gt_rate=gt_rate)
-        by_task = task_losses(found.outputs, labels, config.loss, **balance)
-        losses = torch.stack([by_task[task] for task in config.tasks])
-        optimizer.zero_grad(set_to_none=True)
-        weighting(losses).backward()
-        nn.utils.clip_grad_norm_(parameters, config.optim.clip)
-        optimizer.step()
-        if average is not model:
-            update_average(average, model, averaging_decay(config.optim.ema, epoch * len(batches) + k))
+            predicted = model(features, state, batch.used, labels=labels, gt_rate=truth_share)
         if batch.lanes is not None:
-            carried.put(batch.lanes, found.state)
-        total += losses.detach()
-    mean = total / max(len(batches), 1)
-    weighting.end_epoch(mean)
-    return rate, mean.cpu().numpy(), len(batches)
+            carried.put(batch.lanes, predicted.state)
+        by_task = task_losses(predicted.outputs, labels, config.loss, **balance)
+        losses = torch.stack([by_task[task] for task in config.tasks])
+        return torch.cat([weighting(losses)[None], losses])
+
+    return losses_of
 
 
-def taught_share(config: TrainConfig, epoch: int) -> float:
-    """Share of the frames whose feedback is the ground truth; with `gt_decay` 0 in the last epoch."""
+def ground_truth_share(config: TrainConfig, epoch: int) -> float:
+    """Share of the frames whose feedback is the ground truth; with `gt_decay` it is 0 in the last epoch."""
     decay = epoch / max(config.epochs - 1, 1) if config.model.gt_decay else 0.0
     return config.model.gt_rate * (1 - decay)
 
 
 def augmented(features: Tensor, standardise: nn.Module, config: AugmentConfig) -> Tensor:
-    """Features (B, T, D) with training noise; a hidden value becomes the training split's mean."""
+    """Features (batch, time, dim) with training noise; a hidden value becomes the training split's mean."""
     if config.noise:
         features = features + torch.randn_like(features, dtype=torch.float32) * (config.noise / standardise.scale)
     if config.time_mask:
@@ -230,23 +221,12 @@ def augmented(features: Tensor, standardise: nn.Module, config: AugmentConfig) -
     return features
 
 
-def evaluate(
-    model: MultiTaskModel, corpus: Corpus, videos: list[int], truth: np.ndarray, config: TrainConfig
-) -> dict[str, Any]:
-    """Official scores of the given videos against `truth` (n, 15)."""
-    found = predict_videos(model, corpus, videos, length=config.windows.length, carry=config.windows.carry)
-    return score({task: values.cpu().numpy() for task, values in found.items()}, truth)
-
-
-def selection_criterion(scores: dict[str, Any]) -> float:
-    """What the best epoch is chosen by: P_MTL, or the sum of those of its parts that exist."""
-    dimensions = [scores[task] for task in ("valence", "arousal") if scores.get(task) is not None]
-    parts = [scores[task] for task in ("expression", "au") if scores.get(task) is not None]
-    return sum(parts) + (sum(dimensions) / len(dimensions) if dimensions else 0.0)
-
-
-def _any_score(scores: dict[str, Any] | None) -> bool:
-    return scores is not None and any(scores.get(task) is not None for task in TASKS)
+def predict_frames(
+    model: MultiTaskModel, corpus: Corpus, videos: list[int], config: TrainConfig
+) -> dict[str, np.ndarray]:
+    """{task: (frames, ...)} probabilities of the given videos, one after the other."""
+    outputs = predict_videos(model, corpus, videos, length=config.windows.length, carry=config.windows.carry)
+    return {task: values.cpu().numpy() for task, values in outputs.items()}
 
 
 def _portable(model: MultiTaskModel, corpus: Corpus, config: TrainConfig) -> dict[str, Any]:
@@ -262,35 +242,11 @@ def _portable(model: MultiTaskModel, corpus: Corpus, config: TrainConfig) -> dic
     }
 
 
-def _columns(config: TrainConfig, corpus: Corpus, kind: str) -> list[slice]:
-    """Columns of the backbones that are standardised in the given way."""
-    chosen = config.standardise
-    if isinstance(chosen, dict):
-        if unknown := set(chosen) - set(corpus.backbones):
-            raise UserError(f"standardise: no backbone {sorted(unknown)[0]!r} (found: {', '.join(corpus.backbones)})")
-        return [span for name, span in corpus.backbones.items() if chosen.get(name, "train") == kind]
-    return list(corpus.backbones.values()) if chosen == kind else []
-
-
 def _check_labels(config: TrainConfig, corpus: Corpus, rows: Tensor) -> None:
     if not len(rows):
-        raise UserError("no training videos: attach labels and splits with abaw-seq label, or --labels PATH")
+        raise UserError("no training videos: attach labels and splits to the features, or give annotations")
     known = (~torch.isnan(corpus.labels[rows])).any(0).cpu()
     for task in config.tasks:
         if not known[TASKS[task].columns].any():
             columns = ", ".join(LABEL_COLUMNS[TASKS[task].columns])
             raise UserError(f"no training frame has a label for {task} ({columns}); attach labels or drop the task")
-
-
-def check_same_config(run: Path, config: TrainConfig) -> None:
-    """UserError unless `config` is the one that the run was made with."""
-    before = configs.read_yaml(run / "config.yaml")
-    now = configs.to_dict(config)
-    differing = [key for key in now if before.get(key) != now[key]]
-    if differing:
-        raise UserError(f"{run}: cannot resume, the config differs in {', '.join(differing)}; use another --run")
-
-
-def _keep_lines(log: Path, count: int) -> None:
-    lines = log.read_text(encoding="utf-8").splitlines()[:count] if log.exists() else []
-    write_text_atomic(log, "".join(line + "\n" for line in lines))

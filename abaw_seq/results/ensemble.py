@@ -14,13 +14,13 @@ import numpy as np
 
 from abaw_seq import config as configs
 from abaw_seq.data.prediction_file import VideoPredictions, concatenated
-from abaw_seq.engine.checkpoint import write_text_atomic
 from abaw_seq.errors import UserError
+from abaw_seq.files import write_text
 from abaw_seq.results.objective import GAIN, Videos, halves, labelled_videos, task_score
+from abaw_seq.run_folder import ENSEMBLE
 from abaw_seq.tasks import TASKS
 
 METHODS = ("mean", "weighted", "greedy")
-FILE = "ensemble.yaml"
 STEPS = (0.5, 0.25, 0.1, 0.05, 0.02)
 MOST_PASSES = 10
 GREEDY_ROUNDS = 30
@@ -183,12 +183,12 @@ def _only(members: dict[str, Videos], names: list[str]) -> dict[str, Videos]:
 
 def save_ensemble(run: Path, ensemble: Ensemble) -> None:
     """Write `ensemble.yaml` of a run folder."""
-    write_text_atomic(run / FILE, configs.dump(ensemble))
+    write_text(run / ENSEMBLE, configs.dump(ensemble))
 
 
 def load_ensemble(run: Path) -> Ensemble:
     """What is stored in a run folder; UserError if nothing is, or naming the key that does not fit."""
-    path = run / FILE if run.is_dir() else run
+    path = run / ENSEMBLE if run.is_dir() else run
     if not path.is_file():
-        raise UserError(f"{run}: holds no {FILE}; make the ensemble first (abaw-seq ensemble RUNS --run {run})")
+        raise UserError(f"{run}: holds no {ENSEMBLE}; make the ensemble first (abaw-seq ensemble RUNS --run {run})")
     return configs.load(Ensemble, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from abaw_seq.data.prediction_file import VideoPredictions, concatenated, read_p
 from abaw_seq.errors import UserError
 from abaw_seq.metrics import EDITIONS, PARTS, bootstrap, score
 from abaw_seq.results.submission.checking import read_submission
+from abaw_seq.run_folder import PREDICTIONS, read_provenance
 from abaw_seq.tasks import ACTION_UNITS, AU, EXPRESSIONS, LABEL_COLUMNS, SPLITS, TASKS
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -81,7 +81,7 @@ def score_files(
 
 def read_scorable(path: Path) -> dict[str, VideoPredictions]:
     """The predictions of a run folder, a prediction file, or a submission, told apart by their content."""
-    if path.is_dir() and not (path / "predictions.h5").exists() and any(path.glob("*.txt")):
+    if path.is_dir() and not (path / PREDICTIONS).exists() and any(path.glob("*.txt")):
         return read_submission(path)
     if path.is_file() and path.suffix not in HDF5_SUFFIXES and not h5py.is_hdf5(path):
         return read_submission(path)
@@ -143,8 +143,7 @@ def features_of(paths: list[Path]) -> list[str]:
     """One line per set of features that the given runs used, from their `provenance.json`."""
     found = []
     for path in paths:
-        if (record := path / "provenance.json").is_file():
-            made = json.loads(record.read_text())
+        if (made := read_provenance(path)) is not None and "features" in made:
             parts = " + ".join(f"{name} ({info['dim']})" for name, info in made["backbones"].items())
             line = f"features: {parts} from {', '.join(made['features'])}"
             if line not in found:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,11 @@ import torch
 
 from abaw_seq.data.corpus import Corpus, load_corpus
 from abaw_seq.data.folds import read_folds
-from abaw_seq.data.prediction_file import concatenated, read_predictions, write_predictions
-from abaw_seq.engine.checkpoint import write_text_atomic
+from abaw_seq.data.prediction_file import concatenated, read_predictions, save_scored, write_predictions
 from abaw_seq.errors import UserError
+from abaw_seq.files import make_folder
 from abaw_seq.metrics import score
 from abaw_seq.results.ensemble import (
-    FILE,
     Ensemble,
     cross_fitted_ensemble,
     fit_ensemble,
@@ -25,8 +22,9 @@ from abaw_seq.results.ensemble import (
     save_ensemble,
 )
 from abaw_seq.results.objective import Videos
-from abaw_seq.results.postprocess import FILE as POSTPROCESS_FILE
-from abaw_seq.results.predict import as_trained, check_features, load_run, predict_prepared, save_results
+from abaw_seq.results.postprocess import load_postprocess, save_postprocess
+from abaw_seq.results.predict import check_features, load_run, predict_corpus
+from abaw_seq.run_folder import BEST, ENSEMBLE, FOLDS, POSTPROCESS, PREDICTIONS, SCORES, write_scores
 from abaw_seq.terminal import progress
 
 FRAMES_AT_ONCE = 100_000
@@ -50,8 +48,8 @@ def join_runs(paths: list[Path], run: Path, *, method: str, weights_of: Path | N
         ensemble = fit_ensemble(members, method, fitted_on=f"predictions of {len(videos)} videos by these members")
     joined = ensemble.apply(members)
     scores = store_joined(run, joined, ensemble, members=members if weights_of is None else None)
-    if weights_of is not None and (weights_of / POSTPROCESS_FILE).is_file():
-        shutil.copyfile(weights_of / POSTPROCESS_FILE, run / POSTPROCESS_FILE)
+    if weights_of is not None and (stored := load_postprocess(weights_of)) is not None:
+        save_postprocess(run, stored)
     return scores
 
 
@@ -62,14 +60,14 @@ def store_joined(
 
     members: the predictions on which the weights were fitted, to score the mean and cross-fitted weights.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    (run / POSTPROCESS_FILE).unlink(missing_ok=True)
+    make_folder(run)
+    (run / POSTPROCESS).unlink(missing_ok=True)
     save_ensemble(run, ensemble)
     if all(video.labels is None for video in joined.values()):
-        write_predictions(run / "predictions.h5", joined)
-        (run / "scores.json").unlink(missing_ok=True)
+        write_predictions(run / PREDICTIONS, joined)
+        (run / SCORES).unlink(missing_ok=True)
         return {}
-    scores = save_results(run, joined, epoch=None) | {"method": ensemble.method, "fitted_on": ensemble.fitted_on}
+    scores = save_scored(run, joined, method=ensemble.method, fitted_on=ensemble.fitted_on)
     table = {run.name: scores["untuned"]}
     if members is not None and ensemble.method != "mean":
         mean = fit_ensemble(members, "mean").apply(members)
@@ -77,7 +75,7 @@ def store_joined(
         honest = cross_fitted_ensemble(members, ensemble.method)
         if honest is not None:
             scores["cross_fitted_weights"] = table["weights cross-fitted"] = score(*concatenated(honest))
-    write_text_atomic(run / "scores.json", json.dumps(scores, indent=1) + "\n")
+    write_scores(run, scores)
     return table
 
 
@@ -86,7 +84,7 @@ def predict_run(
     feats: list[Path],
     device: torch.device,
     *,
-    checkpoint: str = "best.pt",
+    checkpoint: str = BEST,
     frames_at_once: int = FRAMES_AT_ONCE,
 ) -> Iterator[Videos]:
     """Predictions of every video in feature files by a run, as its model or models make them.
@@ -108,15 +106,15 @@ def _predictor(
     run: Path, feats: list[Path], device: torch.device, checkpoint: str, corpora: dict
 ) -> Callable[[list[int]], Videos]:
     """What predicts videos, by their place in the corpora; these are opened once for all models."""
-    if (run / FILE).is_file():
+    if (run / ENSEMBLE).is_file():
         ensemble = load_ensemble(run)
         parts = {name: _member_run(run, name) for name in ensemble.members}
-    elif (run / "folds.yaml").is_file():
-        parts = {fold.name: run / fold.name for fold in read_folds(run / "folds.yaml")}
+    elif (run / FOLDS).is_file():
+        parts = {fold.name: run / fold.name for fold in read_folds(run / FOLDS)}
         ensemble = None
     else:
         return _model_predictor(run, feats, device, checkpoint, corpora)
-    members = {name: _predictor(part, feats, device, "best.pt", corpora) for name, part in parts.items()}
+    members = {name: _predictor(part, feats, device, BEST, corpora) for name, part in parts.items()}
 
     def predict(videos: list[int]) -> Videos:
         found = {name: member(videos) for name, member in members.items()}
@@ -133,8 +131,8 @@ def _model_predictor(
     if key not in corpora:
         corpora[key] = load_corpus(feats, backbones=key, device=device, memory="file")
     check_features(run, backbones, corpora[key])
-    corpus = as_trained(config, corpora[key])
-    return lambda videos: predict_prepared(model, config, corpus, videos)
+    corpus = config.as_seen(corpora[key])
+    return lambda videos: predict_corpus(model, config, corpus, videos)
 
 
 def _groups(lengths: list[int], frames: int) -> Iterator[list[int]]:

@@ -10,7 +10,6 @@ model made it.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,15 +19,15 @@ import numpy as np
 
 from abaw_seq import config as configs
 from abaw_seq.data.prediction_file import VideoPredictions, concatenated, read_predictions
-from abaw_seq.engine.checkpoint import write_text_atomic
 from abaw_seq.errors import UserError
+from abaw_seq.files import write_text
 from abaw_seq.metrics import USUAL_THRESHOLD, score
 from abaw_seq.results.decisions import best_biases, best_thresholds, shift_action_units, shift_expressions
 from abaw_seq.results.objective import GAIN, Videos, cross_fitted, labelled_videos, task_score
 from abaw_seq.results.smooth import KINDS, Smoothing, smooth
+from abaw_seq.run_folder import POSTPROCESS, read_scores, write_scores
 from abaw_seq.tasks import ACTION_UNITS, AU, EXPRESSION, EXPRESSIONS, TASKS
 
-FILE = "postprocess.yaml"
 WINDOWS = (3, 5, 9, 15, 25, 41, 65, 101, 161, 251, 401)
 
 
@@ -151,12 +150,12 @@ def _without(found: Postprocess, task: str) -> Postprocess:
 
 def save_postprocess(run: Path, postprocess: Postprocess) -> None:
     """Write `postprocess.yaml` of a run folder."""
-    write_text_atomic(run / FILE, configs.dump(postprocess))
+    write_text(run / POSTPROCESS, configs.dump(postprocess))
 
 
 def load_postprocess(run: Path) -> Postprocess | None:
     """What is stored in a run folder, None if nothing is; UserError naming the key that does not fit."""
-    path = run / FILE
+    path = run / POSTPROCESS
     return configs.load(Postprocess, path) if path.is_file() else None
 
 
@@ -184,8 +183,7 @@ def fit_run(run: Path, fit_on: Path | None = None) -> dict[str, Any]:
     honest = None
     if fit_on is None:
         honest = cross_fitted(videos, lambda part: fit_postprocess(part).apply)
-    path = run / "scores.json"
-    scores = json.loads(path.read_text()) if path.is_file() else {"edition": "mtl", "split": "val", "best_epoch": None}
+    scores = read_scores(run) or {"edition": "mtl", "split": "val", "best_epoch": None}
     scores |= {
         "untuned": score(*concatenated(videos)),
         "tuned": score(*concatenated(tuned)),
@@ -193,7 +191,7 @@ def fit_run(run: Path, fit_on: Path | None = None) -> dict[str, Any]:
         "cross_fitted": None if honest is None else score(*concatenated(honest)),
     }
     save_postprocess(run, found)
-    write_text_atomic(path, json.dumps(scores, indent=1) + "\n")
+    write_scores(run, scores)
     return scores
 
 

@@ -104,7 +104,15 @@ MISTAKES = {
     "nothing to score": lambda t, f: ["evaluate"],
     "no such checkpoint": lambda t, f: ["predict", t / "nothing", "--feats", f, "-o", t / "x"],
     "no such file or folder of annotations": lambda t, f: ["label", "--feats", f, "--annotations", t / "a.txt"],
-    "does not exist": lambda t, f: ["label", "--feats", f, "--annotations", t / "ok.txt", "-o", t / "no" / "x.h5"],
+    "ok.txt is a file": lambda t, f: [
+        "label",
+        "--feats",
+        f,
+        "--annotations",
+        t / "ok.txt",
+        "-o",
+        t / "ok.txt" / "x.h5",
+    ],
     "ok.txt": lambda t, f: ["label", "--feats", f, "--annotations", t / "bad" / "ok.txt", "-o", t / "x.h5"],
 }
 

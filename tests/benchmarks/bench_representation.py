@@ -26,11 +26,13 @@ from abaw_feats.learning.frame_store import FrameStore
 from abaw_feats.learning.masked_autoencoder import MaskedAutoencoder
 from abaw_feats.learning.pretrain import PretrainConfig
 from abaw_feats.learning.sampling import Pool, batches
-from abaw_feats.learning.schedule import autocast_dtype, parameter_groups
 from abaw_feats.learning.task_network import TaskHeads, TaskNetwork, starting_encoder, suit_device
 from abaw_feats.reading.image_index import ImageIndex
 from abaw_seq.config import load
-from abaw_seq.engine.processes import find_device
+from abaw_seq.engine.device import autocast_dtype, find_device
+from abaw_seq.engine.epoch import train_epoch
+from abaw_seq.engine.schedule import parameter_groups
+from abaw_seq.engine.update import Update
 from abaw_seq.learn.losses import outputs_of, task_losses
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "demo"
@@ -84,13 +86,15 @@ def pretraining(config: PretrainConfig, store: FrameStore, device: torch.device,
     model = MaskedAutoencoder(size=spec.preprocessing.size, decoder=config.decoder, **spec.options)
     model = suit_device(model, device)
     dtype = autocast_dtype(config.precision, device)
-    step = _program(pretrain.train_epoch, model, config, steps, device, dtype, mask_ratio=config.mask_ratio)
+    generator = torch.Generator().manual_seed(0)
+    losses_of = pretrain.batch_losses(model, model, spec, config, device=device, generator=generator)
+    step = _program(losses_of, model, config, steps, dtype=dtype)
     images, _ = _one_batch(store, config.batch_size, spec.preprocessing, config.augment)
     noise = torch.rand(len(images), model.grid**2, device=device)
     bare = copy.deepcopy(model)
     return (
         config.batch_size,
-        lambda: step(store, spec.preprocessing),
+        lambda: step(store),
         lambda: _forward_backward(bare, lambda: bare(images, noise), steps, device, dtype),
     )
 
@@ -107,9 +111,11 @@ def finetuning(config: FinetuneConfig, store: FrameStore, device: torch.device, 
         losses = task_losses(outputs, labels[rows.to(device)], config.loss)
         return torch.stack([sum(losses.values()), *losses.values()])
 
-    step = _program(
-        finetune.train_epoch, network, config, steps, device, dtype, objective=objective, average=network, decay=0.0
-    )
+    losses_of = finetune.batch_losses(
+        network, objective, spec.preprocessing, config.augment, device=device, dtype=dtype,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    step = _program(losses_of, network, config, steps, dtype=dtype)
     images, _ = _one_batch(store, config.batch_size, spec.preprocessing, config.augment)
     bare = copy.deepcopy(network)
 
@@ -118,29 +124,23 @@ def finetuning(config: FinetuneConfig, store: FrameStore, device: torch.device, 
 
     return (
         config.batch_size,
-        lambda: step(store, spec.preprocessing),
+        lambda: step(store),
         lambda: _forward_backward(bare, forward, steps, device, dtype),
     )
 
 
-def _program(
-    train_epoch, module, config, steps, device, dtype, **settings
-) -> Callable[[FrameStore, Preprocessing], None]:
+def _program(losses_of, module, config, steps: int, *, dtype) -> Callable[[FrameStore], None]:
     """The program's own epoch of `steps` updates on random rows."""
     optimizer = torch.optim.AdamW(parameter_groups(module, weight_decay=config.weight_decay), fused=True)
-    scaler = torch.amp.GradScaler(device.type, enabled=False)
+    update = Update(module, optimizer, clip=config.clip, dtype=dtype)
     generator = torch.Generator().manual_seed(0)
     module.train()
 
-    def step(store: FrameStore, preprocessing: Preprocessing) -> None:
+    def step(store: FrameStore) -> None:
         rows = batches(
             [Pool(torch.arange(IMAGES))], batch_size=config.batch_size, steps=steps, generator=generator
         )  # fmt: skip
-        train_epoch(
-            module, store.batches(rows), preprocessing=preprocessing, changes=config.augment, optimizer=optimizer,
-            scaler=scaler, rates=[1e-6] * steps, accumulate=1, clip=config.clip, device=device, dtype=dtype,
-            generator=generator, advance=lambda count, note: None, label="", **settings,
-        )  # fmt: skip
+        train_epoch(store.batches(rows), losses_of, update, rates=[1e-6] * steps, advance=lambda count, note: None)
 
     return step
 

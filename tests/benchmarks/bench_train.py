@@ -27,12 +27,16 @@ from abaw_seq import config as configs
 from abaw_seq.cpu.products import fast_products, keep_freed_memory
 from abaw_seq.data.corpus import Corpus, load_corpus
 from abaw_seq.data.feature_file import BackboneInfo, VideoFeatures, atomic_feature_file
-from abaw_seq.engine.optim import build_optimizer
+from abaw_seq.engine.best import selection_criterion
+from abaw_seq.engine.epoch import train_epoch
+from abaw_seq.engine.update import Update
 from abaw_seq.learn.batches import Batch, training_batches
 from abaw_seq.learn.losses import outputs_of, task_losses
+from abaw_seq.learn.optim import build_optimizer
 from abaw_seq.learn.settings import TrainConfig
-from abaw_seq.learn.train import evaluate, selection_criterion, train, train_epoch
+from abaw_seq.learn.train import batch_losses, predict_frames, train
 from abaw_seq.learn.weighting import TaskWeighting
+from abaw_seq.metrics import score
 from abaw_seq.models.frameworks import MultiTaskModel
 from tests.benchmarks.published_loop import Seconds, published_training
 
@@ -176,7 +180,7 @@ def _fresh(config: TrainConfig, corpus: Corpus) -> tuple[MultiTaskModel, TaskWei
     torch.manual_seed(config.seed)
     model = MultiTaskModel(corpus.dim, config.model, {t: outputs_of(t, config.loss) for t in config.tasks})
     weighting = TaskWeighting(config.tasks, config.weighting)
-    return model, weighting, build_optimizer(model, list(weighting.parameters()), config.optim)
+    return model, weighting, build_optimizer((model, weighting), config.optim)
 
 
 def _our_epoch(config: TrainConfig, corpus: Corpus) -> dict[str, float]:
@@ -184,15 +188,16 @@ def _our_epoch(config: TrainConfig, corpus: Corpus) -> dict[str, float]:
     training, validation = corpus.in_split("train"), corpus.in_split("val")
     truth = corpus.labels[corpus.rows(validation)].numpy()
     started = time.perf_counter()
-    train_epoch(
-        model, weighting, corpus, training, config, rng=np.random.default_rng(0), epoch=0,
-        optimizer=optimizer, average=model, balance={},
-    )  # fmt: skip
+    model.train()
+    batches = _batches(config, corpus)
+    losses_of = batch_losses(model, weighting, corpus, config, balance={}, epoch=0)
+    update = Update(model, optimizer, extra=(weighting,), clip=config.optim.clip)
+    gathered = corpus.gathered((batch, batch.rows) for batch in batches)
+    weighting.end_epoch(train_epoch(gathered, losses_of, update, rates=[config.optim.lr] * len(batches))[1:])
     trained = time.perf_counter()
-    evaluate(model, corpus, validation, truth, config)
+    score(predict_frames(model, corpus, validation, config), truth)
     done = time.perf_counter()
     frames = sum(corpus.lengths[v] for v in training)
-    batches = _batches(config, corpus)
     computed = sum(b.rows.numel() for b in batches)
     return {
         "our train": trained - started,
@@ -334,7 +339,9 @@ def compare_scores(config: TrainConfig, corpus: Corpus, seeds: tuple[int, ...]) 
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
             seeded = dataclasses.replace(config, seed=seed)
-            ours.append(selection_criterion(train(seeded, corpus, Path(folder), device=torch.device("cpu")).scores))
+            ours.append(
+                selection_criterion(train(seeded, corpus, Path(folder), device=torch.device("cpu")).scores["untuned"])
+            )
     return published, ours
 
 

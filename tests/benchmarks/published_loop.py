@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from abaw_seq.data.corpus import Corpus
-from abaw_seq.engine.optim import learning_rate
+from abaw_seq.engine.best import selection_criterion
+from abaw_seq.learn.optim import learning_rate
 from abaw_seq.learn.settings import TrainConfig
-from abaw_seq.learn.train import selection_criterion
 from abaw_seq.metrics import score
 from abaw_seq.models.encoders import EncoderConfig
 

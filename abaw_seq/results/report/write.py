@@ -5,17 +5,29 @@ Beside the page, which needs no other file, the figures are written as PNG under
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from urllib.parse import quote
 
 from abaw_seq.data.prediction_file import VideoPredictions, concatenated, read_predictions
 from abaw_seq.errors import UserError
+from abaw_seq.files import write_bytes, write_text
 from abaw_seq.metrics import score
 from abaw_seq.results.report.page import Plot, Run, render_page
+from abaw_seq.run_folder import (
+    CONFIG,
+    FIGURES,
+    METRICS,
+    POSTPROCESS,
+    PREDICTIONS,
+    PROVENANCE,
+    REPORT,
+    SCORES,
+    read_metrics,
+    read_scores,
+)  # fmt: skip
 
-DOCUMENTS = ("config.yaml", "postprocess.yaml", "provenance.json")
+DOCUMENTS = (CONFIG, POSTPROCESS, PROVENANCE)
 SCORE_TABLES = ("expression_f1", "au_f1", "frames")  # parts of a score that are tables themselves
 
 
@@ -38,24 +50,23 @@ def write_report(runs: list[Path], out: Path | None = None, *, frames_root: Path
     drawn = _draw(found)
     page = render_page(found, drawn, image_base=image_base)
 
-    (folder / "report").mkdir(parents=True, exist_ok=True)
     for plot in drawn:
-        _write(folder / "report" / plot.file_name, plot.light)
-    _write(folder / "report.html", page.encode())
-    return folder / "report.html"
+        write_bytes(folder / FIGURES / plot.file_name, plot.light)
+    write_text(folder / REPORT, page)
+    return folder / REPORT
 
 
 def _read_run(path: Path, name: str) -> Run:
     """One run folder, or one prediction file, as far as it goes."""
     folder = path if path.is_dir() else None
-    predictions_path = path / "predictions.h5" if folder else path
+    predictions_path = path / PREDICTIONS if folder else path
     if not path.exists():
         raise UserError(f"{path}: no such run folder")
     predictions = read_predictions(predictions_path) if predictions_path.exists() else {}
-    scores = _read_scores(path / "scores.json") if folder and (path / "scores.json").exists() else None
+    scores = _read_scores(path) if folder else None
     if not predictions and scores is None:
-        raise UserError(f"{path}: neither scores.json nor predictions.h5 in it: train or predict first")
-    epochs = _read_epochs(path / "metrics.jsonl") if folder and (path / "metrics.jsonl").exists() else []
+        raise UserError(f"{path}: neither {SCORES} nor {PREDICTIONS} in it: train or predict first")
+    epochs = _read_epochs(path) if folder else []
     documents = {
         document: (path / document).read_text(encoding="utf-8", errors="replace")
         for document in DOCUMENTS
@@ -64,36 +75,24 @@ def _read_run(path: Path, name: str) -> Run:
     return Run(name, scores or _scored(predictions), epochs, predictions, documents)
 
 
-def _read_scores(path: Path) -> dict:
-    scores = _parse_json(path.read_bytes(), str(path))
+def _read_scores(run: Path) -> dict | None:
+    scores = read_scores(run)
+    if scores is None:
+        return None
     for kind in ("untuned", "tuned"):
         table = scores.get(kind) or {}
         parts = [table, *map(table.get, SCORE_TABLES)] if isinstance(table, dict) else [table]
         if not all(part is None or isinstance(part, dict) for part in parts):
-            raise UserError(f"{path}: {kind} is not a table of scores: evaluate the run again")
+            raise UserError(f"{run / SCORES}: {kind} is not a table of scores: evaluate the run again")
     return scores
 
 
-def _read_epochs(path: Path) -> list[dict]:
-    """The lines of metrics.jsonl; a last line that is still being written is left out."""
-    *lines, unfinished = path.read_bytes().split(b"\n")
-    if unfinished.endswith(b"}"):
-        lines.append(unfinished)
-    epochs = [_parse_json(line, f"{path}, line {k}") for k, line in enumerate(lines, start=1) if line.strip()]
+def _read_epochs(run: Path) -> list[dict]:
+    epochs = read_metrics(run)
     for k, epoch in enumerate(epochs, start=1):
         if not all(isinstance(epoch.get(part) or {}, dict) for part in ("train", "val")):
-            raise UserError(f"{path}, epoch {k}: train and val must be tables of numbers")
+            raise UserError(f"{run / METRICS}, epoch {k}: train and val must be tables of numbers")
     return epochs
-
-
-def _parse_json(data: bytes, where: str) -> dict:
-    try:
-        value = json.loads(data)
-    except ValueError as error:
-        raise UserError(f"{where}: not JSON ({error}): remove it or make the run again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: a JSON object is expected, found {type(value).__name__}")
-    return value
 
 
 def _scored(predictions: dict[str, VideoPredictions]) -> dict | None:
@@ -115,7 +114,7 @@ def _names(runs: list[Path]) -> list[str]:
 
 
 def _named_by(run: Path) -> Path:
-    if run.name == "predictions.h5":
+    if run.name == PREDICTIONS:
         return run.parent
     return run.with_suffix("") if run.suffix == ".h5" else run
 
@@ -141,12 +140,3 @@ def _draw(runs: list[Run]) -> list[Plot]:
             raise
         raise UserError('the report needs matplotlib: pip install "abaw[report]"') from error
     return draw_figures(runs)
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

@@ -25,11 +25,12 @@ from abaw_seq.data.annotation_formats import (
     MTL_HEADER,
     recognise_header,
 )
-from abaw_seq.data.label_text import Lines, read_blocks, write_lines
+from abaw_seq.data.label_text import Lines, read_blocks
 from abaw_seq.data.nearest import nearest_rows
 from abaw_seq.data.prediction_file import VideoPredictions
 from abaw_seq.data.text_columns import ImageNames
 from abaw_seq.errors import UserError
+from abaw_seq.files import write_lines
 from abaw_seq.metrics import CLASSES_2020, USUAL_THRESHOLD
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
 

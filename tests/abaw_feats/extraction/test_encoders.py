@@ -10,13 +10,11 @@ import torch
 from torch import nn
 
 from abaw_feats.backbones import Preprocessing
-from abaw_feats.extraction import encoders
 from abaw_feats.extraction.encoders import (
     Download,
     Encoder,
     batch_rows,
     describe,
-    find_precision,
     load_backbones,
     one_part_per_core,
     prepare_encoders,
@@ -177,13 +175,6 @@ def test_weights_for_no_backbone_and_two_backbones_of_one_name_are_refused(tmp_p
     other.write_text(tiny.read_text())
     with pytest.raises(UserError, match="two backbones are called 'tiny'"):
         load_backbones([str(tiny), str(other)], {"tiny": "random"})
-
-
-def test_automatic_precision_is_bf16_only_where_the_hardware_has_it(monkeypatch):
-    monkeypatch.setattr(encoders.torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
-    assert find_precision("auto", CPU) == "bf16" and find_precision("fp32", CPU) == "fp32"
-    monkeypatch.setattr(encoders.torch.cpu, "get_capabilities", lambda: {"avx512_f": True}, raising=False)
-    assert find_precision("auto", CPU) == "fp32" and find_precision("bf16", CPU) == "bf16"
 
 
 def test_small_batches_on_the_cpu_unless_told_otherwise(tmp_path):

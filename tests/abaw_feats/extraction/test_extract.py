@@ -256,7 +256,7 @@ def test_several_processes_under_torchrun_write_the_same_file(root, networks, wh
     arguments = ["--backbone", *map(str, networks), "--weights", "tiny=random", "grey=random"]
     arguments += ["--videos", str(root), "--precision", "fp32", "--device", "cpu", "-o", str(tmp_path / "feats.h5")]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "-m", "abaw_feats.extraction.extract", *arguments]
+    command = [*torchrun, "-m", "abaw_feats", "extract", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], env=environment)
     assert done.returncode == 0, done.stderr

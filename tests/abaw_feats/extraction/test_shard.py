@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abaw_feats.extraction.shard import World, balanced_shards, parse_shard
+from abaw_feats.extraction.shard import balanced_shards, parse_shard
 from abaw_feats.reading.frames import VideoSource
 from abaw_seq.errors import UserError
 
@@ -38,8 +38,3 @@ def test_parse_shard():
     for text in ("0/4", "5/4", "1", "a/b", "1/0", "-1/4", "1/4/2", ""):
         with pytest.raises(UserError, match="expected I/N"):
             parse_shard(text)
-
-
-def test_a_process_alone_is_its_own_world():
-    world = World()
-    assert world.is_first and world.share(lambda: 7) == 7 and world.gather("x") == ["x"]

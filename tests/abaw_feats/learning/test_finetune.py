@@ -13,9 +13,9 @@ from abaw_feats.learning.encoder_choice import encoder_spec
 from abaw_feats.learning.finetune import finetune
 from abaw_feats.learning.finetune_config import FinetuneConfig
 from abaw_feats.learning.labelled_frames import SourceConfig, gather_frames
-from abaw_feats.learning.schedule import epoch_rates, parameter_groups, warmup_cosine
 from abaw_feats.learning.task_network import HeadConfig, TaskHeads, TaskNetwork, read_network, set_drop_path
 from abaw_seq.config import dump, from_dict
+from abaw_seq.engine.schedule import layer_scale, parameter_groups
 from abaw_seq.errors import UserError
 from abaw_seq.learn.losses import LossConfig, task_losses
 from abaw_seq.tasks import TASKS
@@ -261,27 +261,19 @@ def test_labels_and_teacher_are_weighed_frame_by_frame():
     assert float(mixed["au"]) == 1.0
 
 
-def test_rates_fall_with_depth_and_follow_the_schedule():
+def test_rates_fall_with_depth():
     encoder = build(encoder_spec(TINY_VIT))
-    scales = {id(p): group["lr_scale"] for group in parameter_groups(encoder, weight_decay=0.1, layer_decay=0.5)
-              for p in group["params"]}  # fmt: skip
+    groups = parameter_groups(encoder, weight_decay=0.1, scale=layer_scale(encoder, 0.5))
+    scales = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
     named = {name: scales[id(p)] for name, p in encoder.named_parameters()}
     assert named["fc_norm.weight"] == 1.0
     assert named["blocks.1.mlp.fc1.weight"] == 0.5
     assert named["blocks.0.attn.qkv.bias"] == 0.25
     assert named["patch_embed.proj.weight"] == named["pos_embed"] == 0.125
-    decays = {
-        id(p): group["weight_decay"] for group in parameter_groups(encoder, weight_decay=0.1) for p in group["params"]
-    }
+    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     undecayed = {name for name, p in encoder.named_parameters() if decays[id(p)] == 0}
     assert {"cls_token", "pos_embed", "blocks.0.norm1.weight", "blocks.0.attn.qkv.bias"} <= undecayed
     assert "blocks.0.attn.qkv.weight" not in undecayed
-
-    rates = [rate for epoch in range(4) for rate in epoch_rates(epoch, 2.0, epochs=4, updates=5, warmup_epochs=1)]
-    assert rates[:5] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0])
-    assert rates[5] == 2.0
-    assert rates[-1] == pytest.approx(2 * warmup_cosine(19, total=20, warmup=5))
-    assert all(a >= b for a, b in zip(rates[5:], rates[6:], strict=False))
 
 
 def test_two_processes_train_like_one_with_the_whole_batch(faces, tmp_path):
@@ -292,7 +284,7 @@ def test_two_processes_train_like_one_with_the_whole_batch(faces, tmp_path):
     alone = train({**changes, "batch_size": 32}, tmp_path / "alone", faces)
     (tmp_path / "two.yaml").write_text(dump(config(**changes, batch_size=16)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "abaw_feats.learning.finetune", "--config", tmp_path / "two.yaml", "--out", tmp_path / "two"]
+    command += ["-m", "abaw_feats", "finetune", "--config", tmp_path / "two.yaml", "--out", tmp_path / "two"]
     command += ["--videos", images, "--annotations", labels, "--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr

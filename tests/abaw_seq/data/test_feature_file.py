@@ -125,8 +125,9 @@ def test_missing_truncated_and_foreign_files_are_refused(tmp_path):
 def test_output_places_that_cannot_be_written_are_refused(tmp_path):
     with pytest.raises(UserError, match="is a folder"):
         write(tmp_path)
-    with pytest.raises(UserError, match="does not exist"):
-        write(tmp_path / "no" / "f.h5")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is a file; name a folder"):
+        write(tmp_path / "file" / "f.h5")
 
 
 @pytest.mark.parametrize("name", ["a/b", "", "..", "."])

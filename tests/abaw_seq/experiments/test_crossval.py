@@ -11,9 +11,9 @@ from abaw_seq import config as configs
 from abaw_seq.data.corpus import load_corpus
 from abaw_seq.data.folds import OFFICIAL, Fold, read_folds, source_video, write_folds
 from abaw_seq.data.prediction_file import concatenated, read_predictions
-from abaw_seq.engine.checkpoint import save_checkpoint
 from abaw_seq.errors import UserError
 from abaw_seq.experiments.crossval import choose_folds, crossvalidate, fold_table, store_folds
+from abaw_seq.files import save_tensors
 from abaw_seq.learn.settings import TrainConfig
 from abaw_seq.metrics import score
 
@@ -82,7 +82,7 @@ def test_a_fold_is_the_run_that_training_on_its_videos_gives(finished, corpus, c
     videos = {name: k for k, name in enumerate(corpus.names)}
     training, validation = ([videos[v] for v in part] for part in (folds[2].train, folds[2].val))
     alone = train(config, corpus, tmp_path / "r", device=CPU, train_videos=training, val_videos=validation)
-    assert alone.scores["p_mtl"] == pytest.approx(result["folds"]["2"]["p_mtl"], abs=1e-9)
+    assert alone.scores["untuned"]["p_mtl"] == pytest.approx(result["folds"]["2"]["p_mtl"], abs=1e-9)
 
 
 def test_interrupted_and_resumed_is_the_same_and_finished_folds_are_passed_over(
@@ -92,12 +92,12 @@ def test_interrupted_and_resumed_is_the_same_and_finished_folds_are_passed_over(
     saved = []
 
     def save_then_die(path, content):
-        save_checkpoint(path, content)
+        save_tensors(path, content)
         saved.append(path)
         if [p.name for p in saved].count("last.pt") == 3:  # in the second of two epochs of the second fold
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("abaw_seq.learn.train.save_checkpoint", save_then_die)
+    monkeypatch.setattr("abaw_seq.run_folder.save_tensors", save_then_die)
     with pytest.raises(KeyboardInterrupt):
         crossvalidate(config, corpus, folds, tmp_path, device=CPU)
     monkeypatch.undo()
@@ -110,7 +110,7 @@ def test_interrupted_and_resumed_is_the_same_and_finished_folds_are_passed_over(
 
 def test_what_is_there_is_never_replaced(finished, corpus, config):
     folder, folds, _ = finished
-    with pytest.raises(UserError, match="already holds folds; add --resume"):
+    with pytest.raises(UserError, match="already holds folds: resume them"):
         crossvalidate(config, corpus, folds, folder, device=CPU)
     with pytest.raises(UserError, match="holds other folds"):
         crossvalidate(config, corpus, choose_folds(corpus, "2"), folder, device=CPU, resume=True)

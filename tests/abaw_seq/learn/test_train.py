@@ -8,10 +8,13 @@ import torch
 
 from abaw_seq import config as configs
 from abaw_seq.data.corpus import load_corpus
-from abaw_seq.engine.checkpoint import load_checkpoint, save_checkpoint
+from abaw_seq.data.prediction_file import concatenated
+from abaw_seq.engine.best import selection_criterion
 from abaw_seq.errors import AbawError, UserError
+from abaw_seq.files import load_tensors, save_tensors
 from abaw_seq.learn.settings import AugmentConfig, TrainConfig
-from abaw_seq.learn.train import augmented, selection_criterion, train
+from abaw_seq.learn.train import augmented, train
+from abaw_seq.metrics import score
 from abaw_seq.models.heads import Standardise
 from abaw_seq.results.predict import load_run
 
@@ -63,12 +66,12 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(variant, corpu
     saved = []
 
     def save_then_die(path, content):
-        save_checkpoint(path, content)
+        save_tensors(path, content)
         saved.append(path.name)
         if saved.count("last.pt") == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("abaw_seq.learn.train.save_checkpoint", save_then_die)
+    monkeypatch.setattr("abaw_seq.run_folder.save_tensors", save_then_die)
     with pytest.raises(KeyboardInterrupt):
         train(config, corpus, tmp_path / "cut", device=CPU)
     monkeypatch.undo()
@@ -76,7 +79,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(variant, corpu
 
     assert without_times(lines(tmp_path / "cut")) == without_times(lines(tmp_path / "whole"))
     for name in ("last.pt", "best.pt"):
-        whole, cut = (load_checkpoint(tmp_path / run / name)["model"] for run in ("whole", "cut"))
+        whole, cut = (load_tensors(tmp_path / run / name)["model"] for run in ("whole", "cut"))
         assert whole.keys() == cut.keys()
         assert all(torch.equal(whole[key], cut[key]) for key in whole)
 
@@ -89,7 +92,9 @@ def test_a_run_leaves_what_the_contract_says(corpus, tmp_path):
     assert set(entries[0]) == {"epoch", "steps", "lr", "seconds", "train", "val"}
     assert set(entries[0]["train"]) == {"loss", "valence", "arousal", "expression", "au"}
     best = max(entries, key=lambda entry: selection_criterion(entry["val"]))
-    assert result.epoch == best["epoch"] and result.scores == best["val"]
+    assert result.epoch == best["epoch"] and result.scores["untuned"] == best["val"] == score(
+        *concatenated(result.predictions)
+    )
     assert configs.load(TrainConfig, tmp_path / "run" / "config.yaml") == config
     made = json.loads((tmp_path / "run" / "provenance.json").read_text())
     assert made["seed"] == 0 and made["backbones"]["toy"]["weights_sha256"] == "0" * 64
@@ -102,7 +107,7 @@ def test_training_learns(corpus, tmp_path):
     result = train(settings("model.encoder.dim=32", epochs=30), corpus, tmp_path / "run", device=CPU)
     entries = lines(tmp_path / "run")
     assert entries[-1]["train"]["loss"] < 0.6 * entries[0]["train"]["loss"]
-    assert selection_criterion(result.scores) > selection_criterion(entries[0]["val"]) + 0.2
+    assert selection_criterion(result.scores["untuned"]) > selection_criterion(entries[0]["val"]) + 0.2
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(corpus, tmp_path):
@@ -120,8 +125,9 @@ def test_early_stopping(corpus, tmp_path):
 
 def test_a_subset_of_tasks_is_scored_on_its_own(corpus, tmp_path):
     result = train(settings("tasks=[au, valence]"), corpus, tmp_path / "run", device=CPU)
-    assert result.scores["p_mtl"] is None and result.scores["expression"] is None
-    assert selection_criterion(result.scores) == pytest.approx(result.scores["valence"] + result.scores["au"])
+    scores = result.scores["untuned"]
+    assert scores["p_mtl"] is None and scores["expression"] is None
+    assert selection_criterion(scores) == pytest.approx(scores["valence"] + scores["au"])
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_by_name(corpus, tmp_path):
@@ -149,7 +155,7 @@ def test_resuming_with_other_settings_is_refused(corpus, tmp_path):
 
 def test_without_validation_videos_the_last_epoch_is_kept(corpus, tmp_path):
     result = train(settings(), corpus, tmp_path / "run", device=CPU, val_videos=[])
-    assert result.epoch == 3 and result.scores is None
+    assert result.epoch == 3 and result.predictions == {} and result.scores["untuned"] is None
 
 
 def test_augmentation_hides_what_it_says_it_hides():
@@ -170,7 +176,7 @@ def test_augmentation_hides_what_it_says_it_hides():
 def test_a_pickled_module_is_refused_as_a_checkpoint(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "best.pt")
     with pytest.raises(UserError, match="not a readable checkpoint"):
-        load_checkpoint(tmp_path / "best.pt")
+        load_tensors(tmp_path / "best.pt")
 
 
 def test_the_nearest_label_serves_training_frames_and_never_validation_frames(corpus, tmp_path, capsys):
@@ -182,10 +188,10 @@ def test_the_nearest_label_serves_training_frames_and_never_validation_frames(co
     assert f"near: training frames with the label of the nearest labelled frame: expression {missing}" in said
     assert "au" not in said.splitlines()[0]
     truth = corpus.labels[corpus.rows(corpus.in_split("val"))]
-    assert result.scores["frames"]["expression"] == int((~truth[:, 2].isnan()).sum())
+    assert result.scores["untuned"]["frames"]["expression"] == int((~truth[:, 2].isnan()).sum())
     plain = train(settings("model.encoder.kind=none", epochs=2), corpus, tmp_path / "plain", device=CPU)
     assert lines(tmp_path / "near")[0]["train"]["expression"] != lines(tmp_path / "plain")[0]["train"]["expression"]
-    assert plain.scores["frames"] == result.scores["frames"]
+    assert plain.scores["untuned"]["frames"] == result.scores["untuned"]["frames"]
 
 
 @pytest.mark.parametrize("value, words", [("{va: 3}", "no task 'va'"), ("-1", "not be negative"), ("near", "number")])

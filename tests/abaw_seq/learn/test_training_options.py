@@ -7,12 +7,12 @@ import torch
 
 from abaw_seq import config as configs
 from abaw_seq.data.corpus import load_corpus
-from abaw_seq.engine.checkpoint import load_checkpoint, save_checkpoint
-from abaw_seq.engine.optim import averaging_decay
 from abaw_seq.errors import UserError
+from abaw_seq.files import load_tensors, save_tensors
 from abaw_seq.learn.losses import LossConfig, class_weights, loss_weights, positive_weights
 from abaw_seq.learn.settings import TrainConfig
-from abaw_seq.learn.train import evaluate, taught_share, train
+from abaw_seq.learn.train import ground_truth_share, predict_frames, train
+from abaw_seq.metrics import score
 from abaw_seq.results.predict import load_run
 
 CPU = torch.device("cpu")
@@ -48,8 +48,8 @@ def test_the_best_epoch_of_each_task_is_kept_besides_the_best_of_all(corpus, tmp
     for task in config.tasks:
         model, stored, _ = load_run(tmp_path, CPU, f"best_{task}.pt")
         best = max(entry["val"][task] for entry in entries)
-        assert evaluate(model, corpus, videos, truth, stored)[task] == pytest.approx(best, abs=1e-6)
-    together = [evaluate(load_run(tmp_path, CPU)[0], corpus, videos, truth, config)["p_mtl"]]
+        assert score(predict_frames(model, corpus, videos, stored), truth)[task] == pytest.approx(best, abs=1e-6)
+    together = [score(predict_frames(load_run(tmp_path, CPU)[0], corpus, videos, config), truth)["p_mtl"]]
     assert together == pytest.approx([max(entry["val"]["p_mtl"] for entry in entries)], abs=1e-6)
 
 
@@ -59,18 +59,18 @@ def test_the_best_of_each_task_survives_an_interruption(corpus, tmp_path, monkey
     saved = []
 
     def save_then_die(path, content):
-        save_checkpoint(path, content)
+        save_tensors(path, content)
         saved.append(path.name)
         if saved.count("last.pt") == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("abaw_seq.learn.train.save_checkpoint", save_then_die)
+    monkeypatch.setattr("abaw_seq.run_folder.save_tensors", save_then_die)
     with pytest.raises(KeyboardInterrupt):
         train(config, corpus, tmp_path / "cut", device=CPU)
     monkeypatch.undo()
     train(config, corpus, tmp_path / "cut", device=CPU, resume=True)
     for task in config.tasks:
-        whole, cut = (load_checkpoint(tmp_path / run / f"best_{task}.pt")["model"] for run in ("whole", "cut"))
+        whole, cut = (load_tensors(tmp_path / run / f"best_{task}.pt")["model"] for run in ("whole", "cut"))
         assert all(torch.equal(whole[key], cut[key]) for key in whole)
 
 
@@ -85,14 +85,14 @@ def test_the_last_epoch_is_kept_where_nothing_can_be_scored(corpus, tmp_path):
     assert train(settings("epochs=3"), corpus, tmp_path, device=CPU).epoch == 3
 
 
-def test_the_taught_share_falls_linearly_to_nothing():
+def test_the_share_of_ground_truth_falls_linearly_to_nothing():
     feedback = [
         "model.encoder.kind=gru", "model.framework=prediction_feedback", "model.task_layers=1",
         "model.feedback={arousal: [au]}", "model.gt_rate=0.6", "epochs=4",
     ]  # fmt: skip
     decaying = settings(*feedback, "model.gt_decay=true")
-    assert [taught_share(decaying, epoch) for epoch in range(4)] == pytest.approx([0.6, 0.4, 0.2, 0.0])
-    assert [taught_share(settings(*feedback), epoch) for epoch in range(4)] == [0.6] * 4
+    assert [ground_truth_share(decaying, epoch) for epoch in range(4)] == pytest.approx([0.6, 0.4, 0.2, 0.0])
+    assert [ground_truth_share(settings(*feedback), epoch) for epoch in range(4)] == [0.6] * 4
 
 
 def test_loss_weights_are_the_given_ones_or_balanced_or_none(corpus):
@@ -104,16 +104,6 @@ def test_loss_weights_are_the_given_ones_or_balanced_or_none(corpus):
     assert given.keys() == {"positive_weight"} and given["positive_weight"].tolist() == [2] * 12
     balanced = loss_weights(LossConfig(), corpus.labels)
     assert torch.equal(balanced["class_weight"], class_weights(corpus.labels))
-
-
-def test_the_running_average_forgets_the_initial_weights_soon():
-    assert averaging_decay(0.999, 0) == 0.1
-    assert averaging_decay(0.999, 90) == pytest.approx(0.91)
-    assert averaging_decay(0.999, 10**6) == 0.999
-    kept = 1.0
-    for step in range(200):
-        kept *= averaging_decay(0.999, step)
-    assert kept < 1e-9
 
 
 @pytest.mark.parametrize(

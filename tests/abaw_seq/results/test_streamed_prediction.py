@@ -38,7 +38,7 @@ def trained(feats, folder, *changes):
 )
 def test_groups_of_videos_are_predicted_as_all_at_once(toy_feats, tmp_path, changes):
     model, config, corpus = trained(toy_feats, tmp_path / "run", *changes)
-    whole = predict_corpus(model, config, corpus, list(range(len(corpus.names))))
+    whole = predict_corpus(model, config, config.as_seen(corpus), list(range(len(corpus.names))))
     groups = list(predict_run(tmp_path / "run", [toy_feats], CPU, frames_at_once=150))
     assert 1 < len(groups) < len(whole)
     for group in groups:
