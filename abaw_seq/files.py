@@ -30,23 +30,29 @@ def check_output(path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     if path.is_dir():
-        raise UserError(f"{path} is a folder; name a file to write")
-    make_folder(path.parent)
+        raise UserError(f"{path}: is a folder; name a file to write")
+    if problem := _make(path.parent):
+        raise UserError(f"{path}: its folder {path.parent} {problem}; choose another output")
     return path
 
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:
     """Make a folder to write into, and those above it; UserError where that cannot be."""
     folder = Path(folder)
+    if problem := _make(folder):
+        raise UserError(f"{folder}: {problem}; choose another folder")
+    return folder
+
+
+def _make(folder: Path) -> str:
+    """Make a folder; why that, or writing to it, is impossible, or an empty text."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        raise UserError(f"{folder} is a file; name a folder to write into") from None
+        return "is a file"
     except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another output") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{folder}: this folder is not writable; choose another output")
-    return folder
+        return f"cannot be made ({error.strerror})"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else "is not writable"
 
 
 @contextmanager

@@ -104,7 +104,7 @@ MISTAKES = {
     "nothing to score": lambda t, f: ["evaluate"],
     "no such checkpoint": lambda t, f: ["predict", t / "nothing", "--feats", f, "-o", t / "x"],
     "no such file or folder of annotations": lambda t, f: ["label", "--feats", f, "--annotations", t / "a.txt"],
-    "ok.txt is a file": lambda t, f: [
+    "its folder": lambda t, f: [
         "label",
         "--feats",
         f,
