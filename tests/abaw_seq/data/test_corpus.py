@@ -140,3 +140,19 @@ def test_video_labels_are_what_annotation_files_would_give(tmp_path):
     assert list(found) == ["v", "w"] and found["v"].split == "val" and found["w"].split is None
     assert found["v"].frames.tolist() == [5, 9] and np.isnan(found["w"].labels).all()
     np.testing.assert_array_equal(found["v"].labels, labels)
+
+
+def test_videos_of_the_training_split_and_labelled_ones_without_a_split_train(tmp_path):
+    labels = np.full((2, 15), np.nan, np.float32)
+    labels[1, 3] = 1
+    nothing = np.full((2, 15), np.nan, np.float32)
+    videos = {
+        "blank": ([1, 2], None, nothing, None),
+        "free": ([1, 2], None, labels, None),
+        "test": ([1, 2], None, labels, "test"),
+        "train": ([1, 2], None, None, "train"),
+        "unknown": ([1, 2], None, None, None),
+        "val": ([1, 2], None, labels, "val"),
+    }
+    corpus = load_corpus([write(tmp_path / "a.h5", "mae", 2, videos)])
+    assert [corpus.names[video] for video in corpus.training_videos()] == ["free", "train"]
