@@ -23,26 +23,27 @@ CROP_MARGIN = 1.25
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How strongly images are changed; all zeros (and `scale` 1 to 1) leaves them as they are."""
+    """How strongly images are changed; with all zeros, and `scale` [1, 1], they stay as they are."""
 
     flip: float = 0.5
-    """Probability of mirroring an image."""
+    """Probability of mirroring an image, 0 to 1."""
     scale: tuple[float, float] = (0.85, 1.0)
-    """Share of the image's area that is kept by the random crop, lowest and highest."""
+    """Smallest and largest share of the image's area that the random crop keeps, above 0 and at most 1."""
     aspect: float = 0.1
-    """The crop's width : height lies within 1 / (1 + aspect) and 1 + aspect."""
+    """The crop's width : height lies between 1 / (1 + aspect) and 1 + aspect; at least 0."""
     rotation: float = 8.0
-    """Largest rotation, in degrees."""
+    """Largest rotation, in degrees, at least 0."""
     brightness: float = 0.3
-    """Largest shift of all pixels, in standard deviations of the normalisation."""
+    """Largest shift of all pixels, in standard deviations of the normalisation, at least 0."""
     contrast: float = 0.25
-    """Contrast is multiplied by 1 - contrast to 1 + contrast."""
+    """Contrast is multiplied by 1 - contrast to 1 + contrast; 0 to 1."""
     saturation: float = 0.25
-    """The same for the distance of a pixel from its grey value; grey input has none."""
+    """A pixel's distance from its grey value is multiplied by 1 - saturation to 1 + saturation; 0 to 1. Without effect
+    on grey images."""
     erasing: float = 0.0
-    """Probability of hiding a rectangle."""
+    """Probability of hiding a rectangle, 0 to 1."""
     erasing_area: tuple[float, float] = (0.02, 0.15)
-    """The hidden rectangle's share of the image."""
+    """Smallest and largest share of the image's area that the rectangle hides, above 0 and at most 1."""
 
     def __post_init__(self) -> None:
         for name in ("flip", "erasing", "contrast", "saturation"):

@@ -24,12 +24,14 @@ TEACHER_BATCH = 64
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """A fine-tuned run that labels what has no label (and is listened to where there is one)."""
+    """A fine-tuned run whose predictions stand in for missing labels and are mixed with those that exist."""
 
     run: str
+    """Folder of an `abaw-feats finetune` run."""
     weight: float = 0.4
-    """The teacher's part of the loss where a label exists; without one it is all of it."""
+    """The teacher's share of the loss of a labelled frame, 0 to 1; without a label it is all of the loss."""
     temperature: float = 1.5
+    """Logits of teacher and student are divided by this, above 0, before they are compared."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1 or self.temperature <= 0:

@@ -18,46 +18,66 @@ class FinetuneConfig:
     """Everything a fine-tuning run depends on besides its frames and labels."""
 
     backbone: str | dict[str, Any] = "iresnet18"
-    """A name, a YAML file, the folder of a run, or a mapping `{like: iresnet18, options: {...}}`."""
+    """The network to train: a name of `abaw-feats backbones`, timm:MODEL, a YAML file, the folder of a run, or a
+    variation of one of these such as {like: iresnet18, name: small, options: {dim: 128}}."""
     weights: str | None = None
-    """Where to start: a file, "random", or empty for the backbone's own weights."""
+    """Where training starts: a weight file, `random`, or null for the backbone's own weights."""
     normalisation: Literal["own", "measured"] = "own"
-    """Mean and deviation of the input: the backbone's, or measured on the training frames."""
+    """Mean and deviation of the input: the backbone's own, or measured on the training frames."""
     tasks: tuple[str, ...] = tuple(TASKS)
+    """Tasks to learn: some of valence, arousal, expression, au."""
     sources: tuple[SourceConfig, ...] = ()
+    """The data sets to train on, several at once if you like; the command line can name one instead."""
     share_labels: bool = False
-    """A frame that is in several sources has the labels of all of them in each."""
+    """Give a frame that several sources contain the labels of all of them."""
     balance: float = 0.0
-    """Draw rare expressions and rare valence and arousal more often: 0 never, 1 all alike."""
+    """How much more often frames of rare expressions, valence and arousal are drawn: 0 all frames alike, 1 all values
+    equally often."""
     head: HeadConfig = field(default_factory=HeadConfig)
+    """The heads on top of the encoder, one per task."""
     freeze: bool = False
-    """Train the heads only: a probe of the features."""
+    """Leave the encoder as it is and train the heads only: a probe of its features."""
     drop_path: float = 0.0
+    """Share of residual branches that are skipped in training: 0 in the first block, this share in the last (vit)."""
     loss: LossConfig = field(default_factory=LossConfig)
+    """The loss of each task."""
     task_weights: dict[str, float] = field(default_factory=dict)
+    """Weight of each task's loss; 1 where not named."""
     teacher: TeacherConfig | None = None
+    """An earlier run whose predictions are learned from as well; null for none."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Random changes of the images in training."""
     epochs: int = 20
+    """Number of epochs, at least 1."""
     epoch_images: int | None = None
-    """Images that make an epoch; empty for as many as there are training frames."""
+    """Images per epoch; null for as many as there are training frames."""
     patience: int | None = None
-    """Stop after so many epochs without a better validation score."""
+    """Stop after this many epochs without a better validation score; null to train all epochs."""
     batch_size: int = 64
+    """Images per process and step."""
     accumulate: int = 1
+    """Steps whose gradients are summed into one update."""
     base_lr: float = 1e-3
-    """Learning rate per 256 images of the effective batch (batch_size x accumulate x processes)."""
+    """Highest learning rate per 256 images of the effective batch (batch_size x accumulate x processes)."""
     head_lr: float = 1.0
-    """The heads' learning rate relative to the encoder's."""
+    """Factor on the learning rate of the heads."""
     layer_decay: float = 1.0
-    """Each layer's learning rate relative to that of the layer above it."""
+    """Factor on the learning rate from each layer of the encoder to the one below it; 1 for one rate everywhere."""
     warmup_epochs: float = 1.0
+    """Epochs over which the learning rate rises linearly; then it falls to 0 along half a cosine."""
     weight_decay: float = 0.05
+    """Weight decay (AdamW) of matrices; vectors and embeddings have none."""
     clip: float | None = 5.0
+    """Largest norm of the gradient of all weights; null for no limit."""
     ema: float = 0.0
-    """Decay of the running average of weights that is validated and kept; 0 for none."""
+    """Decay per update of the running average of the weights, in [0, 1). Above 0 this average is what is validated
+    and saved; 0 uses the weights themselves."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of the products; auto: bf16 where the hardware has it, else fp32."""
     memory_gb: float = 8.0
+    """Decoded images are kept in memory up to this size, in GiB."""
     seed: int = 0
+    """Seed of the initial weights and of all random choices."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):

@@ -25,11 +25,11 @@ class SourceConfig:
     annotations: tuple[str, ...]
     """Files or folders in the official formats; they say which videos train and which validate."""
     share: float = 1.0
-    """Its share of every batch, relative to the other sources'."""
+    """Its share of every batch, above 0, relative to the shares of the other sources."""
     tasks: tuple[str, ...] = ()
-    """The tasks whose labels are used; empty for all there are."""
+    """The tasks whose labels are used; [] for all there are."""
     every: int = 1
-    """Use every n-th frame of a training video only; neighbouring frames are much alike."""
+    """Use only every n-th frame of a training video; neighbouring frames are much alike."""
 
     def __post_init__(self) -> None:
         if self.share <= 0:

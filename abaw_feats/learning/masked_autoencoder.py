@@ -25,8 +25,11 @@ class DecoderConfig:
     """Sizes of the decoder; the defaults are those of the published ViT-B, L and H."""
 
     width: int = 512
+    """Width of a token, a multiple of 4 and of `heads`."""
     depth: int = 8
+    """Number of blocks."""
     heads: int = 16
+    """Attention heads."""
 
 
 class MaskedAutoencoder(nn.Module):

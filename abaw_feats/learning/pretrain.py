@@ -46,38 +46,49 @@ GRID_IMAGES = 8
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Everything a pre-training run depends on besides its images; defaults as published for ViT-B."""
+    """Everything a pre-training run depends on besides its images; the defaults are those published for ViT-B."""
 
     backbone: str | dict[str, Any] = "mae"
-    """The encoder: a name, a YAML file, a folder, or a mapping `{like: mae, options: {...}}`."""
+    """The encoder, a vit: a name of `abaw-feats backbones`, a YAML file, the folder of a run, or a variation of one of
+    these such as {like: mae, name: small, options: {depth: 4}}."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    """The decoder, which is only needed for pre-training."""
     weights: str | None = None
-    """A checkpoint to start from, in the public format, with or without its decoder."""
+    """Where training starts: a checkpoint in the public MAE format, with or without its decoder; null for random."""
     mask_ratio: float = 0.75
+    """Share of the patches that are hidden, between 0 and 1."""
     normalise_target: bool = True
-    """Predict pixels standardised within their patch."""
+    """Predict pixels that are standardised within their patch."""
     augment: AugmentConfig = field(
         default_factory=lambda: AugmentConfig(
             scale=(0.2, 1.0), aspect=1 / 3, rotation=0.0, brightness=0.0, contrast=0.0, saturation=0.0
         )
     )
+    """Random changes of the images in training."""
     epochs: int = 400
+    """Passes over the images, at least 1."""
     batch_size: int = 64
     """Images per process and step."""
     accumulate: int = 1
     """Steps whose gradients are summed into one update."""
     base_lr: float = 1.5e-4
-    """Learning rate per 256 images of the effective batch (batch_size x accumulate x processes)."""
+    """Highest learning rate per 256 images of the effective batch (batch_size x accumulate x processes)."""
     warmup_epochs: float = 40.0
+    """Epochs over which the learning rate rises linearly; then it falls to 0 along half a cosine."""
     weight_decay: float = 0.05
+    """Weight decay (AdamW) of matrices; vectors and embeddings have none."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of the running averages of the gradient and of its square, each in [0, 1)."""
     clip: float | None = None
+    """Largest norm of the gradient of all weights; null for no limit."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of the products; auto: bf16 where the hardware has it, else fp32."""
     save_every: int = 20
-    """Epochs between refreshed checkpoints and pictures of reconstructions; the last epoch always."""
+    """Epochs from one checkpoint and picture of reconstructions to the next; the last epoch always has one."""
     memory_gb: float = 8.0
-    """Decoded images are kept in memory up to this size."""
+    """Decoded images are kept in memory up to this size, in GiB."""
     seed: int = 0
+    """Seed of the initial weights and of all random choices."""
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_ratio < 1:

@@ -26,8 +26,9 @@ class HeadConfig:
     """The layers between the pooled feature and a task's output."""
 
     hidden: tuple[int, ...] = ()
-    """Widths of fully connected layers with ReLU before the output; empty for a linear head."""
+    """Widths of fully connected layers with ReLU before the output; [] for a linear head."""
     dropout: float = 0.0
+    """Dropout in front of each layer, in [0, 1)."""
     normalise: bool = False
     """Standardise the feature with running statistics first, as linear probes of MAE do."""
 

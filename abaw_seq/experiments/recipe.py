@@ -47,18 +47,23 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """`members`: training configs, named from the recipe's own folder, each trained with all `seeds`;
-    `baselines`: others that are only listed beside them. `folds`: 0 fits weights and postprocessing on
-    the validation split; K fits them on out-of-fold predictions of K folds. `set`: changes to all configs.
-    """
+    """A whole system: which configs are trained, how often, and how their predictions are joined."""
 
     members: tuple[str, ...]
+    """Training configs of the ensemble: files, named from the folder of this one, or shipped configs (abaw4/gru)."""
     seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds with which each config is trained, one model per seed."""
     folds: int = 0
+    """0: weights and postprocessing are fitted on the validation split. K, at least 2: each model is trained on K
+    folds by source video as well, and they are fitted on the out-of-fold predictions."""
     method: Literal["mean", "weighted", "greedy"] = "greedy"
+    """Weights of the members for each task: equal, fitted, or by greedy selection."""
     postprocess: bool = True
+    """Fit smoothing windows, thresholds and biases of the ensemble, too."""
     baselines: tuple[str, ...] = ()
+    """Training configs that are trained and listed beside the members, but not joined."""
     set: tuple[str, ...] = ()
+    """Changes to all training configs, such as [epochs=10, optim.lr=1e-4]."""
 
     def __post_init__(self):
         stems = [Path(name).stem for name in (*self.baselines, *self.members)]

@@ -15,15 +15,15 @@ from abaw_seq.data.windows import batches_of_windows, lane_steps
 
 @dataclass(frozen=True)
 class WindowConfig:
-    """`length` frames per window, `batch` windows (or videos side by side) per step.
-
-    `carry` hands a recurrent encoder's state on from one segment of a video to the next, detached,
-    as published for ABAW4; otherwise windows come in any order and cover every frame once or more.
-    """
+    """How videos are cut into training batches."""
 
     length: int = 64
+    """Frames per window; predictions are made with windows of this length as well."""
     batch: int = 16
+    """Windows per training step; with `carry`, videos that advance side by side."""
     carry: bool = False
+    """Cut each video into consecutive windows and hand the recurrent encoder's state on from one to the next, as
+    published for ABAW4 (lstm, gru). Otherwise windows come in random order and cover every frame."""
 
     def __post_init__(self):
         if self.length < 1 or self.batch < 1:

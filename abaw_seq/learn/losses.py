@@ -20,25 +20,28 @@ from abaw_seq.tasks import AU, EXPRESSION, TASKS
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Which loss each task has.
-
-    `valence_arousal`: mean squared error, 1 - CCC, their sum, or 20 bins (cross-entropy on the bin
-    plus `ccc_weight` x (1 - CCC) on the expectation; Vu et al., ABAW 2021).
-    `balance`: class weights and positive weights from the training split's label counts, where
-    `class_weights` (8 expressions) or `positive_weights` (12 action units) do not give them.
-    `focal`: exponent of the focal factor (1 - p)^focal, 0 for none (Lin et al., ICCV 2017).
-    `au_negative_focal`: its exponent for negative action units where it differs, the asymmetric
-    loss (Ridnik et al., ICCV 2021).
-    """
+    """The loss of each task: cross-entropy for expressions, binary cross-entropy for action units."""
 
     valence_arousal: Literal["mse", "ccc", "mse+ccc", "bins"] = "mse+ccc"
+    """Loss of valence and of arousal: mean squared error, 1 - CCC, their sum, or classification into 20 bins
+    (cross-entropy on the bin, plus 1 - CCC of the expectation; Vu et al., ABAW 2021)."""
     ccc_weight: float = 1.0
+    """Factor on each 1 - CCC in the loss of valence and arousal, at least 0."""
     balance: bool = True
+    """Weigh rare expressions and rarely active action units more, by their counts in the training split, where
+    `class_weights` or `positive_weights` do not say how."""
     class_weights: tuple[float, ...] = ()
+    """8 weights above 0, one per expression in the official order; [] for those of `balance`."""
     positive_weights: tuple[float, ...] = ()
+    """12 weights above 0 of active action units in the official order; [] for those of `balance`."""
     label_smoothing: float = 0.0
+    """Share of an expression's label that is spread over all expressions, in [0, 1)."""
     focal: float = 0.0
+    """Exponent e of the focal factor (1 - p)^e on expressions and action units, which weighs what is already
+    predicted well less (Lin et al., ICCV 2017); 0 for none."""
     au_negative_focal: float | None = None
+    """The exponent for inactive action units, where it differs from `focal`: the asymmetric loss (Ridnik et al.,
+    ICCV 2021)."""
 
     def __post_init__(self):
         if not 0 <= self.label_smoothing < 1:

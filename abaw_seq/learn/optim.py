@@ -17,24 +17,31 @@ GROUPS = ("trunk", "tops", "heads", "embeddings")
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Optimiser and schedule. `warmup` and `constant` are counted in epochs.
-
-    Schedules: `constant`; `constant_linear` (constant, then linearly to 0); `warmup_linear` (up
-    over the warm-up, then linearly to 0); `cosine` (up over the warm-up, then half a cosine to 0).
-    `group_lr` multiplies the rate of parts of the model: trunk, tops, heads, embeddings.
-    `ema` is the decay of the running average of weights that is evaluated and kept, 0 for none.
-    """
+    """Optimiser, learning-rate schedule and running average of the weights."""
 
     kind: Literal["adam", "adamw"] = "adamw"
+    """Optimiser: `adam` adds the weight decay to the gradient, `adamw` applies it to the weights."""
     lr: float = 1e-3
+    """Highest learning rate, above 0."""
     weight_decay: float = 0.01
+    """Weight decay of matrices; vectors and scalars have none."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the running averages of the gradient and of its square, each in [0, 1)."""
     schedule: Schedule = "cosine"
+    """How the learning rate changes: `constant`; `constant_linear`, constant for `constant` epochs, then falling
+    linearly to 0; `warmup_linear`, rising over `warmup` epochs, then falling linearly to 0; `cosine`, rising over
+    `warmup` epochs, then falling to 0 along half a cosine."""
     warmup: float = 1.0
+    """Epochs over which the learning rate rises linearly (`warmup_linear`, `cosine`); at most half of all epochs."""
     constant: float = 0.0
+    """Epochs before the learning rate starts to fall (`constant_linear`)."""
     clip: float = 5.0
+    """Largest norm of the gradient of all weights, above 0; a larger gradient is scaled down to it."""
     ema: float = 0.0
+    """Decay per step of the running average of the weights, in [0, 1). Above 0 this average is what is validated
+    and saved; 0 uses the weights themselves."""
     group_lr: dict[str, float] = field(default_factory=dict)
+    """Factor on the learning rate of a part of the model: trunk, tops, heads, embeddings. 1 where not named."""
 
     def __post_init__(self):
         if self.lr <= 0 or self.clip <= 0:

@@ -18,12 +18,14 @@ from abaw_seq.tasks import TASKS
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Noise on the features during training: Gaussian `noise` in units of each feature's deviation,
-    `time_mask` share of the frames hidden, `feature_dropout` share of the features hidden."""
+    """Random changes of the features in training."""
 
     noise: float = 0.0
+    """Gaussian noise, in standard deviations of each feature, at least 0."""
     time_mask: float = 0.0
+    """Share of the frames that are hidden (set to the mean), in [0, 1)."""
     feature_dropout: float = 0.0
+    """Share of the features that are hidden throughout a window (set to the mean), in [0, 1)."""
 
     def __post_init__(self):
         if not (self.noise >= 0 and 0 <= self.time_mask < 1 and 0 <= self.feature_dropout < 1):
@@ -32,31 +34,41 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything a run depends on besides its feature files.
-
-    `backbones`: which features, in order (empty: all). `standardise`: by the training split's
-    statistics, per video, or not; one word for all or a mapping by backbone. `nearest_label`: a
-    training frame without a label takes that of the nearest labelled frame of its video, up to this
-    many frames away (0: off); one number for all tasks or a mapping by task. `patience`: stop after
-    this many epochs without a better P_MTL. `keep_best_per_task`: besides `best.pt`, which is the
-    epoch of the best P_MTL, keep each task's own best epoch as `best_<task>.pt`, for ensembles.
-    """
+    """Everything a training run depends on besides its feature files."""
 
     tasks: tuple[str, ...] = tuple(TASKS)
+    """Tasks to learn: some of valence, arousal, expression, au."""
     backbones: tuple[str, ...] = ()
+    """Backbones whose features are joined, in this order; [] for all in the feature files."""
     standardise: Literal["train", "video", "none"] | dict[str, Literal["train", "video", "none"]] = "train"
+    """Bring features to mean 0 and deviation 1: by the statistics of the training split, of each video, or not at
+    all. One word for all backbones, or one per backbone ({mae: train, iresnet: video}; train where not named)."""
     nearest_label: int | dict[str, int] = 0
+    """A training frame without a label takes that of the nearest labelled frame of its video, up to this many frames
+    away; 0 for never. One number for all tasks, or one per task ({expression: 5}; 0 where not named)."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    """The multi-task model."""
     windows: WindowConfig = field(default_factory=WindowConfig)
+    """Training batches."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Random changes of the features in training."""
     loss: LossConfig = field(default_factory=LossConfig)
+    """The loss of each task."""
     weighting: WeightingConfig = field(default_factory=WeightingConfig)
+    """How the losses of the tasks become one."""
     optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimiser and learning rate."""
     epochs: int = 30
+    """Passes over the training split, at least 1."""
     patience: int | None = None
+    """Stop after this many epochs without a better validation score (P_MTL), at least 1; null to train all epochs."""
     keep_best_per_task: bool = False
+    """Also save each task's own best epoch as `best_<task>.pt`, for ensembles; `best.pt` is the epoch of the best
+    P_MTL."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format of the products."""
     seed: int = 0
+    """Seed of the initial weights and of all random choices."""
 
     def __post_init__(self):
         if not self.tasks or (unknown := set(self.tasks) - set(TASKS)):

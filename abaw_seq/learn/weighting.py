@@ -13,16 +13,21 @@ TEMPERATURE = 1.5
 
 @dataclass(frozen=True)
 class WeightingConfig:
-    """`fixed`: the given weights. `normalised`: each loss divided by its own current value, times
-    its weight. `uncertainty`: learned (Kendall et al., CVPR 2018). `dynamic`: from the ratio of
-    successive epochs' losses, temperature 1.5 (dynamic weight average, Liu et al., CVPR 2019).
-    """
+    """How the losses of the tasks become one."""
 
     kind: Literal["fixed", "normalised", "uncertainty", "dynamic"] = "fixed"
+    """`fixed`: the sum of the losses, each times its weight; `normalised`: each loss is first divided by its own
+    current value; `uncertainty`: weights that are learned (Kendall et al., CVPR 2018), besides those given here;
+    `dynamic`: besides, weights from the ratio of the last two epochs' losses (dynamic weight average, Liu et al.,
+    CVPR 2019)."""
     valence: float = 1.0
+    """Weight of the loss of valence."""
     arousal: float = 1.0
+    """Weight of the loss of arousal."""
     expression: float = 1.0
+    """Weight of the loss of the expressions."""
     au: float = 1.0
+    """Weight of the loss of the action units."""
 
 
 class TaskWeighting(nn.Module):

@@ -22,23 +22,30 @@ State = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """A temporal encoder: `dim` is the hidden size, `layers` the number of layers in all.
-
-    `heads`, `ffn`, `positions` and `norm` concern the Transformer, `bidirectional` the recurrent
-    encoders, `kernel` the dilated convolutions (TCN), `causal` the TCN.
-    """
+    """A temporal encoder over the features of consecutive frames."""
 
     kind: Literal["none", "lstm", "gru", "transformer", "tcn"] = "gru"
+    """Kind of layers; `none` treats each frame by itself, `tcn` is a temporal convolutional network."""
     dim: int = 256
+    """Hidden size of a layer (of each direction, where there are two); for the transformer a multiple of 2 x heads."""
     layers: int = 1
+    """Number of layers in all, those of single tasks included."""
     dropout: float = 0.3
+    """Dropout in and after the layers, 0 to 1."""
     bidirectional: bool = False
+    """Read each window in both directions (lstm, gru)."""
     heads: int = 4
+    """Attention heads (transformer)."""
     ffn: int = 1024
+    """Width of the feed-forward layers (transformer)."""
     positions: Literal["sinusoidal", "learned", "rotary", "none"] = "sinusoidal"
+    """How a layer sees a frame's place in its window (transformer); learned: windows of at most 512 frames."""
     norm: Literal["pre", "post"] = "post"
+    """Layer normalisation before or after each residual sum (transformer)."""
     kernel: int = 3
+    """Frames under a convolution, odd unless `causal` (tcn); the distance between them doubles from layer to layer."""
     causal: bool = False
+    """See only the present and earlier frames (tcn)."""
 
     def __post_init__(self):
         if self.kind == "transformer" and self.dim % (2 * self.heads):

@@ -26,21 +26,29 @@ from abaw_seq.tasks import TASKS
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A multi-task model: encoder, framework and heads.
-
-    `feedback` names the source tasks of each fed task, for example {arousal: [valence, au]}.
-    `head` gives the widths of each head's hidden layers.
-    """
+    """A multi-task model: temporal encoder, how the tasks share it, and one head per task."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """The temporal encoder."""
     framework: Literal["se", "sbe", "sbe_hsf", "prediction_feedback"] = "se"
+    """How the tasks share the encoder: `se`, all of it; `sbe`, its lower layers, with `task_layers` layers of its own
+    for each task; `sbe_hsf`, as sbe, and the hidden states of source tasks are fed to other tasks;
+    `prediction_feedback`, as sbe, and embeddings of the source tasks' predictions are fed to other tasks."""
     task_layers: int = 0
+    """How many of the encoder's layers each task has for itself: 0 with se, at least 1 with the others."""
     feedback: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The source tasks that each fed task gets, such as {arousal: [valence, au]} (sbe_hsf, prediction_feedback)."""
     embedding: int = 256
+    """Width of the embedding of a prediction (prediction_feedback)."""
     gt_rate: float = 0.0
+    """Share of the labelled training frames whose label is fed instead of the prediction, 0 to 1
+    (prediction_feedback)."""
     gt_decay: bool = False
+    """Let `gt_rate` fall linearly to 0 in the last epoch."""
     head: tuple[int, ...] = (256,)
+    """Widths of the hidden layers of each task's head; [] for a linear head."""
     head_dropout: float = 0.3
+    """Dropout in front of each layer of the heads, 0 to 1."""
 
     def __post_init__(self):
         fed = self.framework in ("sbe_hsf", "prediction_feedback")

@@ -28,14 +28,16 @@ GREEDY_ROUNDS = 30
 
 @dataclass(frozen=True)
 class Ensemble:
-    """`weights`: for each task that is predicted one weight per member, none negative, with a sum of 1.
-    `fitted_on` says where they come from, empty for equal weights.
-    """
+    """Weights with which the predictions of several members are joined, task by task."""
 
     members: tuple[str, ...]
+    """Names of the members, in the order of the weights."""
     method: Literal["mean", "weighted", "greedy"]
+    """How the weights were chosen: equal, fitted, or by greedy selection."""
     weights: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """For each task one weight per member, at least 0, with a sum of 1."""
     fitted_on: str = ""
+    """The predictions that the weights were fitted on; empty for equal weights."""
 
     def __post_init__(self):
         for task, weights in self.weights.items():

@@ -33,14 +33,16 @@ WINDOWS = (3, 5, 9, 15, 25, 41, 65, 101, 161, 251, 401)
 
 @dataclass(frozen=True)
 class Postprocess:
-    """Smoothing per task (a task that is not named is left alone), thresholds in the order of the
-    action units, biases on log-probabilities in the order of the expressions; `fitted_on` says where.
-    """
+    """What is done to the predictions of a run: smoothing, thresholds and biases."""
 
     smoothing: dict[str, Smoothing] = field(default_factory=dict)
+    """Smoothing of each task; a task that is not named is not smoothed."""
     au_thresholds: tuple[float, ...] = (USUAL_THRESHOLD,) * len(ACTION_UNITS)
+    """Probability above which an action unit is active, between 0 and 1, for the 12 units in the official order."""
     expression_biases: tuple[float, ...] = (0.0,) * len(EXPRESSIONS)
+    """Added to the log-probabilities of the 8 expressions, in the official order, before the largest is chosen."""
     fitted_on: str = ""
+    """The predictions that these values were fitted on."""
 
     def __post_init__(self):
         if unknown := set(self.smoothing) - set(TASKS):

@@ -12,14 +12,13 @@ KINDS = ("moving", "gaussian", "exponential")
 
 @dataclass(frozen=True)
 class Smoothing:
-    """A weighted mean over the frames that lie within `window` frame numbers, centred on each frame.
-
-    `moving`: all weigh the same. `gaussian`: a deviation of a quarter of the window. `exponential`:
-    falls by a factor e for each sixth of the window, on both sides. A window of 1 changes nothing.
-    """
+    """A weighted mean over the frames whose numbers lie in a window centred on each frame."""
 
     kind: Literal["moving", "gaussian", "exponential"] = "moving"
+    """How weights fall with the distance from the centre: `moving`, not at all; `gaussian`, with a standard deviation
+    of a quarter of the window; `exponential`, by a factor of e for each sixth of the window, on both sides."""
     window: int = 1
+    """Width of the window in frame numbers, odd; 1 changes nothing."""
 
     def __post_init__(self):
         if self.window < 1 or self.window % 2 == 0:
