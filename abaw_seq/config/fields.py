@@ -1,0 +1,144 @@
+"""Plain values into the fields of a dataclass, strictly, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any, TypeVar
+
+import yaml
+
+from abaw_seq.errors import UserError
+
+T = TypeVar("T")
+TYPE_NAMES = {
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("text", "text"),
+    bool: ("true or false", "true or false"),
+    types.NoneType: ("null", "null"),
+}
+
+
+def from_dict(cls: type[T], mapping: dict[str, Any], *, where: str = "config") -> T:
+    """Build a dataclass, nested ones included, from a mapping.
+
+    Raises UserError that begins with `where` and names the key that is unknown, missing or of the wrong type.
+    """
+    return _build(cls, mapping, where, "")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The plain mapping of a config, ready for YAML or JSON."""
+    return plain(dataclasses.asdict(config))
+
+
+def dump(config: Any) -> str:
+    """Every value of a config as YAML."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+
+
+def plain(value: Any) -> Any:
+    """The same value with lists for tuples."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def required(field: dataclasses.Field) -> bool:
+    """True for a field without a default."""
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def type_in_words(hint: Any, *, several: bool = False) -> str:
+    """What a field of this type takes, such as "a list of 2 numbers"; `several`: in the plural."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(str(choice) for choice in inner)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(type_in_words(kind) for kind in inner)
+    if origin in (list, tuple):
+        count = "" if origin is list or Ellipsis in inner else f"{len(inner)} "
+        return f"a list of {count}{type_in_words(inner[0], several=True)}"
+    if dataclasses.is_dataclass(hint):
+        return "sections" if several else "a section"
+    return "a mapping" if origin is dict else TYPE_NAMES.get(hint, (str(hint), str(hint)))[several]
+
+
+def _build(cls: type[T], mapping: Any, where: str, prefix: str) -> T:
+    if not isinstance(mapping, dict):
+        raise UserError(f"{where}: {prefix.rstrip('.') or 'the file'} must be a section, not {mapping!r}")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    values = {}
+    for key, value in mapping.items():
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, 1, 0.4)
+            hint = f"did you mean {prefix}{close[0]}?" if close else f"valid keys: {', '.join(fields)}"
+            raise UserError(f"{where}: unknown key {prefix}{key}; {hint}")
+        values[key] = _convert(hints[key], value, where, f"{prefix}{key}")
+    if missing := [prefix + name for name, field in fields.items() if required(field) and name not in values]:
+        raise UserError(
+            f"{where}: {', '.join(missing)} missing; add {'it' if len(missing) == 1 else 'them'}, or a line "
+            "`like: NAME` to take over what another config says"
+        )
+    try:
+        return cls(**values)
+    except (ValueError, UserError) as error:
+        raise UserError(f"{where}: {prefix}{error}") from None
+
+
+def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
+    """`value` as the type of the field, or a UserError naming the key."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    wrong = UserError(f"{where}: {key} must be {type_in_words(hint)}, not {value!r}")
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(inner, value, where, key, wrong)
+    if origin is typing.Literal:
+        if value not in inner:
+            close = difflib.get_close_matches(str(value), [str(choice) for choice in inner], 1, 0.5)
+            raise UserError(f"{wrong}; did you mean {close[0]}?") if close else wrong
+        return value
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where, f"{key}.")
+    if origin in (list, tuple):
+        if number and inner == (float, ...):
+            value = [value]  # one value for one channel
+        if not isinstance(value, (list, tuple)):
+            raise wrong
+        kinds = inner if origin is tuple and Ellipsis not in inner else [inner[0]] * len(value)
+        if len(kinds) != len(value):
+            raise wrong
+        return origin(_convert(k, v, where, f"{key}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise wrong
+        return {_convert(inner[0], k, where, key): _convert(inner[1], v, where, f"{key}.{k}") for k, v in value.items()}
+    if hint is Any:
+        return value
+    if hint is float and number:
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise wrong
+    return value
+
+
+def _convert_union(kinds: tuple, value: Any, where: str, key: str, wrong: UserError) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    present = [kind for kind in kinds if kind is not type(None)]
+    if len(present) == 1:
+        return _convert(present[0], value, where, key)
+    for kind in present:
+        try:
+            return _convert(kind, value, where, key)
+        except UserError:
+            continue
+    raise wrong

@@ -1,0 +1,134 @@
+"""Configs from YAML files: your own by path, shipped ones by name, one `like` another, with `key=value` changes."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from abaw_seq.config.fields import from_dict
+from abaw_seq.errors import UserError
+
+T = TypeVar("T")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads `1e-5` as text; people mean a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"),
+    list("-+.0123456789"),
+)
+
+
+def load(cls: type[T], path: str | Path | None = None, overrides: Iterable[str] = ()) -> T:
+    """Read a config: its defaults, then a file or shipped config, then changes such as `optim.lr=1e-4`.
+
+    Raises UserError naming the file and key for anything that does not fit.
+    """
+    mapping = {} if path is None else _resolved(find(path))
+    overrides = list(overrides)
+    for override in overrides:
+        _apply(mapping, override)
+    where = [] if path is None else [str(path)]
+    where += [", ".join(overrides)] if overrides else []
+    return from_dict(cls, mapping, where=" with ".join(where) or "config")
+
+
+def find(name: str | Path, folder: Path = Path(), *, others: Iterable[str] = ()) -> Path:
+    """The file of a config: its path, seen from `folder` and with or without .yaml, or a shipped config's name.
+
+    Raises UserError that names the nearest config, or the nearest of `others`.
+    """
+    path = folder / Path(name).expanduser()
+    known = shipped()
+    for file in (path, Path(f"{path}.yaml"), known.get(str(name))):
+        if file is not None and file.is_file():
+            return file
+    namesakes = [other for other in known if Path(other).name == path.stem]
+    beside = [file.stem for file in folder.glob("*.yaml")]
+    near = namesakes or difflib.get_close_matches(str(name), [*beside, *known, *others], 1)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ", and no config of this name is shipped"
+    raise UserError(f"{name}: no such config file{hint}")
+
+
+def shipped() -> dict[str, Path]:
+    """{name, such as abaw4/gru: file} of the configs that come with the package."""
+    package = Path(str(resources.files("abaw_seq")))
+    inside = package / "configs"  # as installed; in a checkout the folder is beside the package
+    folder = inside if inside.is_dir() else package.parent / "configs"
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.glob("*/*.yaml"))}
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file as it stands; UserError with the line if it does not parse."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such config file")
+    try:
+        content = parse(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected `key: value` lines, not a {type(content).__name__}")
+    return content
+
+
+def parse(text: str) -> Any:
+    """The plain values that YAML text describes; no other objects are built."""
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`changes` on top of `base`: sections key by key, other values as a whole."""
+    result = dict(base)
+    for key, value in changes.items():
+        below = result.get(key)
+        result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _resolved(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The mapping in a file, on top of that of the config it is `like`, and so on."""
+    mapping = read_yaml(path)
+    if "like" not in mapping:
+        return mapping
+    like = str(mapping.pop("like"))
+    try:
+        base = find(like, path.parent)
+    except UserError as error:
+        raise UserError(f"{path}: like: {error}") from None
+    above = (*above, path.resolve())
+    if base.resolve() in above:
+        raise UserError(f"{path}: like: {like} leads in a circle; a config cannot build on itself")
+    return merged(_resolved(base, above), mapping)
+
+
+def _apply(mapping: dict[str, Any], override: str) -> None:
+    """Change one value of a mapping, as `key=value` says."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UserError(f"{override}: expected key=value, such as optim.lr=1e-4")
+    try:
+        value = parse(text)
+    except yaml.YAMLError:
+        raise UserError(f"{override}: the value is not valid YAML") from None
+    for part in parts[:-1]:
+        mapping = mapping.setdefault(part, {})
+        if not isinstance(mapping, dict):
+            raise UserError(f"{override}: {part} is a value, not a section")
+    mapping[parts[-1]] = value
