@@ -10,7 +10,7 @@ from abaw_feats.backbones.describe import BackboneRow, describe_backbones
 from abaw_feats.backbones.inference import Prepared, prepare_for_inference
 from abaw_feats.backbones.loading import LoadedBackbone, build, load, save
 from abaw_feats.backbones.registry import ALIASES, BUILT_IN, find_spec
-from abaw_feats.backbones.spec import BackboneSpec, Preprocessing, spec_from_dict, spec_to_dict
+from abaw_feats.backbones.spec import BackboneSpec, Preprocessing, spec_from_dict
 
 __all__ = [
     "ALIASES",
@@ -28,5 +28,4 @@ __all__ = [
     "prepare_for_inference",
     "save",
     "spec_from_dict",
-    "spec_to_dict",
 ]

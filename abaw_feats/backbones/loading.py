@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-import yaml
 from safetensors.torch import save_file
 from torch import nn
 
@@ -14,7 +13,8 @@ from abaw_feats.backbones import weights as files
 from abaw_feats.backbones.architectures import architecture_of
 from abaw_feats.backbones.checkpoint import fit, read_checkpoint, strip_prefix
 from abaw_feats.backbones.registry import SPEC_FILE
-from abaw_feats.backbones.spec import BackboneSpec, spec_to_dict
+from abaw_feats.backbones.spec import BackboneSpec
+from abaw_seq.config import dump
 from abaw_seq.errors import UserError
 from abaw_seq.files import whole_file, write_text
 
@@ -113,4 +113,4 @@ def save(folder: str | Path, spec: BackboneSpec, module: nn.Module) -> None:
     spec = replace(spec, weights=WEIGHTS_FILE, hub=None)
     with whole_file(folder / WEIGHTS_FILE) as temporary:
         save_file(state, temporary)
-    write_text(folder / SPEC_FILE, yaml.safe_dump(spec_to_dict(spec), sort_keys=False))
+    write_text(folder / SPEC_FILE, dump(spec))

@@ -5,13 +5,11 @@ from __future__ import annotations
 import difflib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from abaw_feats.backbones import iresnet
 from abaw_feats.backbones.spec import BackboneSpec, Preprocessing, spec_from_dict
 from abaw_feats.backbones.timm_models import PREFIX, timm_spec
+from abaw_seq import config as configs
 from abaw_seq.errors import UserError
 from abaw_seq.run_folder import BACKBONE as SPEC_FILE
 
@@ -71,48 +69,38 @@ BUILT_IN = {entry.name: entry for entry in _ENTRIES}
 
 
 def find_spec(name_or_path: str | Path) -> BackboneSpec:
-    """The spec behind a built-in name, "timm:<model>", a YAML file or a folder that holds backbone.yaml."""
-    text = str(name_or_path)
-    path = Path(text)
-    known = text in BUILT_IN or text in ALIASES
-    if path.is_dir() and not known:
+    """The spec behind a built-in name, "timm:<model>", a YAML file, a folder with backbone.yaml, or a shipped config.
+
+    Raises UserError that names the file and key at fault, or the nearest name.
+    """
+    text, path = str(name_or_path), Path(name_or_path)
+    if path.is_dir() and text not in (*BUILT_IN, *ALIASES):
         path = path / SPEC_FILE
-    if path.suffix in (".yaml", ".yml"):
-        return _read_yaml(path)
-    return _built_in(text)
+    return _read(path) if path.suffix in (".yaml", ".yml") else _named(text)
 
 
-def _built_in(text: str) -> BackboneSpec:
+def _named(text: str) -> BackboneSpec:
     if text in BUILT_IN:
         return BUILT_IN[text]
     if text in ALIASES:
         return replace(BUILT_IN[ALIASES[text]], name=text)
     if text.startswith(PREFIX):
         return timm_spec(text)
-    near = difflib.get_close_matches(text, [*BUILT_IN, *ALIASES], n=1)
+    shipped = {name: path for name, path in configs.shipped().items() if name.startswith("backbones/")}
+    if text in shipped:
+        return _read(shipped[text])
+    near = difflib.get_close_matches(text, [*BUILT_IN, *ALIASES, *shipped], n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"built in: {', '.join([*BUILT_IN, *ALIASES])}"
     raise UserError(f"unknown backbone {text!r}: {hint} (or timm:<model>, a YAML file, a folder with {SPEC_FILE})")
 
 
-def _read_yaml(path: Path) -> BackboneSpec:
+def _read(path: Path) -> BackboneSpec:
+    values = {"name": path.stem, **configs.read_yaml(path)}
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected a mapping that describes a backbone")
-    try:
-        return _from_yaml(values, path)
+        start = _named(str(values.pop("like"))) if "like" in values else None
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
-def _from_yaml(values: dict[str, Any], path: Path) -> BackboneSpec:
-    values = {"name": path.stem, **values}
-    start = _built_in(str(values.pop("like"))) if "like" in values else None
-    spec = spec_from_dict(values, start=start)
+        raise UserError(f"{path}: like: {error}") from None
+    spec = spec_from_dict(values, start=start, where=str(path))
     if values.get("weights"):
         spec = replace(spec, weights=str(path.parent / Path(values["weights"]).expanduser()))
     return spec

@@ -11,6 +11,7 @@ from torch import nn
 
 from abaw_feats.backbones.checkpoint import State
 from abaw_feats.backbones.spec import BackboneSpec, Preprocessing
+from abaw_seq.config import from_dict
 from abaw_seq.errors import UserError
 
 PREFIX = "timm:"
@@ -28,12 +29,14 @@ def timm_spec(name: str) -> BackboneSpec:
     _, height, width = config.input_size
     if height != width:
         raise UserError(f"timm model {model!r} takes {width}x{height} images, not squares")
+    pixels = {"size": height, "colour": "rgb", "resize": config.interpolation, "scale": 255.0}
+    pixels |= {"mean": config.mean, "std": config.std}
     return BackboneSpec(
         name=name,
         arch="timm",
         options={"model": model},
         pooling=POOLINGS[0],
-        preprocessing=Preprocessing(height, "rgb", config.interpolation, 255.0, tuple(config.mean), tuple(config.std)),
+        preprocessing=from_dict(Preprocessing, pixels, where=f"timm model {model!r}: preprocessing"),
         hub=config.hf_hub_id or None,
         licence=config.license or "",
         source="https://github.com/huggingface/pytorch-image-models",

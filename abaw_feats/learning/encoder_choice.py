@@ -22,7 +22,4 @@ def encoder_spec(backbone: str | dict[str, Any]) -> BackboneSpec:
         raise UserError("backbone: a mapping needs `like`, the backbone that it varies, such as `like: mae`")
     values = dict(backbone)
     start = replace(find_spec(str(values.pop("like"))), weights=None, hub=None)
-    try:
-        return spec_from_dict(values, start=start)
-    except UserError as error:
-        raise UserError(f"backbone: {error}") from None
+    return spec_from_dict(values, start=start)

@@ -12,7 +12,7 @@ from timm.layers import DropPath
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from abaw_feats.backbones import BackboneSpec, build, load, spec_from_dict, spec_to_dict
+from abaw_feats.backbones import BackboneSpec, build, load, spec_from_dict
 from abaw_feats.learning.quick_prelu import use_quick_prelu
 from abaw_seq.config import from_dict, to_dict
 from abaw_seq.cpu.products import keep_freed_memory
@@ -134,7 +134,7 @@ def stored_network(
 ) -> dict[str, Any]:
     """A network as tensors and plain values, for `read_network`."""
     return {
-        "spec": spec_to_dict(replace(spec, weights=None)),
+        "spec": to_dict(replace(spec, weights=None)),
         "network": {key: value.detach().cpu() for key, value in network.state_dict().items()},
         "widths": dict(widths),
         "head": to_dict(config),

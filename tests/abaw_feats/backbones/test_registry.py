@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 
-from abaw_feats.backbones import BUILT_IN, build, find_spec, spec_from_dict, spec_to_dict
+from abaw_feats.backbones import BUILT_IN, build, find_spec, spec_from_dict
+from abaw_seq.config import dump, to_dict
 from abaw_seq.errors import UserError
 
 SHIPPED = sorted((Path(__file__).parents[3] / "configs" / "backbones").glob("*.yaml"))
@@ -34,7 +35,7 @@ def test_the_names_of_the_paper():
 @pytest.mark.parametrize("name", [*BUILT_IN, "iresnet", "timm:tf_efficientnet_b0.ns_jft_in1k"])
 def test_specs_survive_json_and_yaml(name):
     spec = find_spec(name)
-    for plain in (json.loads(json.dumps(spec_to_dict(spec))), yaml.safe_load(yaml.safe_dump(spec_to_dict(spec)))):
+    for plain in (json.loads(json.dumps(to_dict(spec))), yaml.safe_load(dump(spec))):
         assert spec_from_dict(plain) == spec
 
 
@@ -91,25 +92,25 @@ def test_folders_and_absolute_weights(tmp_path):
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("like: mae\nnane: x\n", "unknown key 'nane'.*did you mean 'name'"),
-        ("like: mae\npreprocessing: {mena: [1]}\n", "did you mean 'mean'"),
+        ("like: mae\nnane: x\n", "unknown key nane; did you mean name"),
+        ("like: mae\npreprocessing: {mena: [1]}\n", "unknown key preprocessing.mena; did you mean preprocessing.mean"),
         ("like: meaa\n", "unknown backbone 'meaa'"),
-        ("like: mae\nname: a/b\n", "backbone name 'a/b'"),
-        ("like: mae\npreprocessing: {colour: bgr}\n", "colour 'bgr'"),
-        ("like: mae\npreprocessing: {resize: area}\n", "resize 'area'"),
-        ("like: mae\npreprocessing: {size: 112.5}\n", "not a whole number"),
-        ("like: mae\npreprocessing: {mean: [0.5]}\n", "mean needs 3"),
-        ("like: mae\npreprocessing: {std: [1, 0, 1]}\n", "std must be above zero"),
-        ("like: mae\npreprocessing: {mean: [a, b, c]}\n", "could not convert"),
-        ("like: densenet\npreprocessing: {resize: bicubic}\n", "bilinear only"),
-        ("like: mae\noptions: null\n", "options: expected a mapping"),
-        ("arch: vit\n", "preprocessing lacks size, colour"),
+        ("like: mae\nname: a/b\n", "name 'a/b'"),
+        ("like: mae\npreprocessing: {colour: bgr}\n", "preprocessing.colour must be one of rgb, grey, not 'bgr'"),
+        ("like: mae\npreprocessing: {resize: area}\n", "resize must be one of bicubic, bilinear, not 'area'"),
+        ("like: mae\npreprocessing: {size: 112.5}\n", "preprocessing.size must be a whole number, not 112.5"),
+        ("like: mae\npreprocessing: {mean: [0.5]}\n", "preprocessing.mean needs 3"),
+        ("like: mae\npreprocessing: {std: [1, 0, 1]}\n", "preprocessing.std must be above 0"),
+        ("like: mae\npreprocessing: {mean: [a, b, c]}\n", r"preprocessing.mean\[0\] must be a number, not 'a'"),
+        ("like: densenet\npreprocessing: {resize: bicubic}\n", "preprocessing.resize must be bilinear for grey"),
+        ("like: mae\noptions: null\n", "options must be a mapping, not None"),
+        ("arch: vit\n", "options, pooling, preprocessing missing.*`like: NAME`"),
         (
-            f"preprocessing: {json.dumps(spec_to_dict(BUILT_IN['mae'])['preprocessing'])}",
-            "backbone lacks arch, pooling",
+            f"preprocessing: {json.dumps(to_dict(BUILT_IN['mae'])['preprocessing'])}",
+            "arch, options, pooling missing",
         ),
-        ("- mae\n", "expected a mapping"),
-        ("a: [\n", "not YAML"),
+        ("- mae\n", "expected `key: value` lines, not a list"),
+        ("a: [\n", "not valid YAML"),
     ],
 )
 def test_mistakes_in_a_file_are_named(tmp_path, text, named):
@@ -123,7 +124,7 @@ def test_mistakes_in_a_file_are_named(tmp_path, text, named):
     ("name", "named"),
     [
         ("iresnet5", "did you mean 'iresnet50'"),
-        ("nothing.yaml", "nothing.yaml: No such file"),
+        ("nothing.yaml", "nothing.yaml: no such config file"),
         ("timm:tf_efficientnet_b99", "unknown timm model"),
         ("timm:vit_base_patch16_224.nonsense", "nonsense"),
         ("timm:hf-hub:someone/something", "unknown timm model"),
