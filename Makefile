@@ -94,8 +94,9 @@ $(FEATS): $(ENCODERS) $(DEMO) | $(READY)
 	@$(if $(ENCODERS),rm -f $@)
 	$(BIN)/abaw-extract $(addprefix --backbone ,$(BACKBONES)) --videos $(VIDEOS) --annotations $(ANNOTATIONS) -o $@
 
-# Stage 2: heads on the cached sequences. A finished run whose inputs have changed is made again.
-$(OUT)/runs/%/scores.json: $(CONFIGS)/%.yaml $(FEATS)
+# Stage 2: heads on the cached sequences. A finished run whose inputs have changed is made again; all configs of heads
+# build on gru.yaml.
+$(OUT)/runs/%/scores.json: $(CONFIGS)/%.yaml $(CONFIGS)/gru.yaml $(FEATS)
 	@if [ -e $@ ]; then rm -r $(@D); fi
 	$(BIN)/abaw-seq train --config $< --feats $(FEATS) --run $(@D) --resume
 

@@ -94,7 +94,7 @@ def follow(recipe: Recipe, folder: Path, feats: list[Path], run: Path, *, device
     members: dict[str, dict[int, Path]] = {}
     trainings: list[Training] = []
     for file in (*recipe.baselines, *recipe.members):
-        config = configs.load(TrainConfig, folder / file, recipe.set)
+        config = configs.load(TrainConfig, configs.find(file, folder), recipe.set)
         if config.backbones not in corpora:
             corpora[config.backbones] = load_corpus(feats, backbones=config.backbones or None, device=device)
         for seed in recipe.seeds:

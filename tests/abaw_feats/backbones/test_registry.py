@@ -43,7 +43,6 @@ def test_specs_survive_json_and_yaml(name):
 def test_shipped_files_describe_networks(path):
     spec = find_spec(path)
     assert spec.name == path.stem and spec.licence and spec.source
-    assert path.read_text().startswith("#") and f"--backbone configs/backbones/{path.name}" in path.read_text()
     with torch.device("meta"):
         assert build(spec).dim > 0
 
