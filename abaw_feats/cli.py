@@ -18,6 +18,13 @@ PRECISIONS = ["auto", "fp32", "bf16", "fp16"]
 DTYPES = ["float16", "float32"]
 PATHS = click.Path(path_type=Path)
 
+config_option = click.option(
+    "--config",
+    type=PATHS,
+    metavar="FILE|NAME",
+    help="Settings: a YAML file, or a shipped config such as demo/mae (`abaw-feats config --list`).",
+)
+
 
 def require_feats() -> None:
     """Raise UserError, with the command to type, if the vision packages are not installed."""
@@ -118,7 +125,7 @@ def demo(out, videos, frames, seed):
 
 
 @main.command()
-@click.option("--config", type=PATHS, help="Settings (YAML); see configs/.")
+@config_option
 @click.option("--videos", multiple=True, required=True, type=PATHS, metavar="PATH...", help="Frames to learn from.")
 @click.option("--out", type=PATHS, required=True, help="Run folder to write: an encoder, ready to extract with.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE...", help="Change one setting.")
@@ -135,7 +142,7 @@ def pretrain(config, videos, out, overrides, resume, device):
 
 
 @main.command()
-@click.option("--config", type=PATHS, help="Settings (YAML); see configs/.")
+@config_option
 @click.option("--videos", multiple=True, type=PATHS, metavar="PATH...", help="Frames, instead of the config's.")
 @click.option("--annotations", multiple=True, type=PATHS, metavar="PATH...", help="Their labels.")
 @click.option("--tasks", multiple=True, metavar="TASK...", help="Of valence, arousal, expression, au.  [default: all]")
@@ -153,6 +160,41 @@ def finetune(config, videos, annotations, tasks, out, overrides, resume, device)
     chosen = [f"tasks=[{','.join(tasks)}]"] if tasks else []
     settings = load(FinetuneConfig, config, [*overrides, *chosen])
     program.finetune(settings, out, videos=videos, annotations=annotations, device=device, resume=resume)
+
+
+@main.command("config")
+@click.argument("name", required=False)
+@click.option("--list", "listed", is_flag=True, help="List the kinds of config and the shipped configs.")
+def show_config(name, listed):
+    """Print every setting with its default and meaning, as YAML to edit and use.
+
+    NAME is pretrain, finetune or backbone, or a shipped config such as demo/mae, or a file; without it all are listed.
+    """
+    require_feats()
+    from abaw_seq.config.page import show
+
+    kinds = {"pretrain": _pretrain_settings, "finetune": _finetune_settings, "backbone": _backbone}
+    click.echo(show(None if listed else name, kinds))
+
+
+def _pretrain_settings(file: Path | None = None):
+    from abaw_feats.learning.pretrain import PretrainConfig
+    from abaw_seq.config import load
+
+    return load(PretrainConfig, file)
+
+
+def _finetune_settings(file: Path | None = None):
+    from abaw_feats.learning.finetune_config import FinetuneConfig
+    from abaw_seq.config import load
+
+    return load(FinetuneConfig, file)
+
+
+def _backbone(file: Path | None = None):
+    from abaw_feats.backbones import find_spec
+
+    return find_spec(file or "mae")
 
 
 @main.command()

@@ -18,7 +18,13 @@ feats_option = click.option(
     required=True,
     help="Feature file, HDF5 file with /<video>/feature, or folder of <video>.npy; repeat to join several.",
 )
-config_option = click.option("--config", "config_file", type=PATH, help="Settings (YAML); see configs/.")
+config_option = click.option(
+    "--config",
+    "config_file",
+    type=PATH,
+    metavar="FILE|NAME",
+    help="Settings: a YAML file, or a shipped config such as abaw4/gru (`abaw-seq config --list`).",
+)
 set_option = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting; repeats.")
 labels_option = click.option(
     "--labels", type=PATH, multiple=True, help="Annotations, instead of those in the feature file."
@@ -199,7 +205,8 @@ def label(feats, annotations, output) -> None:
 @click.option("--method", type=click.Choice(["mean", "weighted", "greedy"]), default="mean", show_default=True,
               help="Weights of each task: equal, fitted, or by greedy selection, on the labels of RUNS.")  # fmt: skip
 @click.option("--apply", "weights_of", type=PATH, help="Take the weights of this ensemble; RUNS are its members.")
-@click.option("--config", "recipe", type=PATH, help="Train the members of this recipe first, on --feats.")
+@click.option("--config", "recipe", type=PATH, metavar="FILE|NAME",
+              help="Train the members of this recipe first, on --feats.")  # fmt: skip
 @click.option("--feats", type=PATH, multiple=True, help="Feature file for --config; repeat to join several.")
 @set_option
 @jobs_option
@@ -207,7 +214,7 @@ def label(feats, annotations, output) -> None:
 def ensemble(runs, run, method, weights_of, recipe, feats, overrides, jobs, device) -> None:
     """Join the predictions of runs or raw prediction files (RUNS), task by task.
 
-    With --config a recipe (configs/abaw4/ensemble.yaml) trains the members, each with several seeds.
+    With --config a recipe, such as abaw4/ensemble, trains the members, each with several seeds.
     """
     from abaw_seq.engine.device import find_device
     from abaw_seq.results.joined_runs import join_runs
@@ -250,6 +257,19 @@ def submit(source, listed, lengths, edition, fill, output, check, raw) -> None:
     click.echo(write_checked(output, wanted, found, fill=fill))
 
 
+@main.command("config")
+@click.argument("name", required=False)
+@click.option("--list", "listed", is_flag=True, help="List the kinds of config and the shipped configs.")
+def show_config(name, listed) -> None:
+    """Print every setting with its default and meaning, as YAML to edit and use.
+
+    NAME is train or ensemble, or a shipped config such as abaw4/gru, or a file; without it all are listed.
+    """
+    from abaw_seq.config.page import show
+
+    click.echo(show(None if listed else name, {"train": _train_settings, "ensemble": _recipe}))
+
+
 @main.command()
 @click.argument("runs", type=PATH, nargs=-1, required=True)
 @click.option("-o", "--output", type=PATH, help="Folder for report.html [default: the first run].")
@@ -277,11 +297,26 @@ def _fit_runs(runs, fit_on) -> None:
     print_comparison("Untuned and tuned scores", table)
 
 
+def _train_settings(file: Path | None = None):
+    from abaw_seq.config import load
+    from abaw_seq.learn.settings import TrainConfig
+
+    return load(TrainConfig, file)
+
+
+def _recipe(file: Path | None = None):
+    from abaw_seq.experiments.recipe import Recipe, load_recipe
+
+    return load_recipe(file) if file else Recipe(members=("abaw4/lstm", "abaw4/gru", "abaw4/transformer"))
+
+
 def _follow_recipe(recipe_file, overrides, runs, feats, run, device, jobs) -> None:
+    from abaw_seq.config import find
     from abaw_seq.experiments.recipe import follow, load_recipe
 
     if runs or not feats:
         raise UserError("--config trains its own members: give --feats FILE and no RUNS")
+    recipe_file = find(recipe_file)
     recipe = load_recipe(recipe_file, overrides)
     click.echo(follow(recipe, recipe_file.parent, list(feats), run, device=device, jobs=jobs))
 
