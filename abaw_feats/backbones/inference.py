@@ -10,10 +10,9 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from abaw_feats.backbones.class_token import keep_class_token
-from abaw_feats.backbones.cpu_convolutions import suit_convolutions
 from abaw_feats.backbones.densenet import DenseLayer
 from abaw_feats.backbones.iresnet import Block, IResNet
-from abaw_seq.cpu.products import fast_products
+from abaw_seq.engine.device import full_speed
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Which batch norm directly follows which convolution or fully connected layer, and nothing else.
@@ -39,8 +38,12 @@ class Prepared(nn.Module):
             return self.module(x).float()
 
     def arithmetic(self, device: torch.device) -> AbstractContextManager[None]:
-        """The process's settings that `forward` computes under; several threads must enter them together."""
-        return _true_fp32(device) if self.dtype == torch.float32 else nullcontext()
+        """The settings of the process that `forward` computes under; several threads must enter them together."""
+        if self.dtype != torch.float32:
+            return nullcontext()
+        if device.type == "cuda":
+            return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        return full_speed(device)
 
 
 def prepare_for_inference(module: nn.Module, *, device: torch.device | str, precision: str) -> Prepared:
@@ -48,16 +51,9 @@ def prepare_for_inference(module: nn.Module, *, device: torch.device | str, prec
 
     The result takes normalised (batch, channels, size, size) of float32 or the compute precision and
     gives float32 (batch, dim). Batch norm that follows a convolution or fully connected layer is folded
-    into it, convolutional networks run channels-last, the last layer of a ViT whose class token is wanted
-    computes no other token, convolutions on the CPU are those of `cpu_convolutions`, and fp32 means fp32
-    (no TF32, no bf16 products).
-
-    Largest cosine distance from the plain fp32 network over the fixtures in tests/parity and random
-    weights (MAE ViT-B, IResNet-18/50/100, DenseNet, EfficientNet-B0/B2, DINO ViT-S), on the CPU:
-    fp32 5e-12, bf16 1.3e-4 (IResNet-100; the ViTs up to 7e-5, DenseNet 1.4e-5), fp16 2.4e-5 (EfficientNet;
-    the others up to 2e-6). Speed against that network, one core of an AMD EPYC with AVX-512 bf16, batches
-    of 8: ViT-B 1.2 in fp32 and 1.9 in bf16, IResNet-100 1.2 and 2.1, DenseNet 1.2 and 2.0. fp16 is
-    meant for GPUs: CPUs without native fp16 take 4 to 10 times as long as in fp32.
+    into it, convolutional networks run channels-last, a ViT whose class token is wanted computes no other
+    token in its last layer, convolutions on the CPU are those of `cpu_convolutions`, and fp32 means fp32
+    (no TF32, no bf16 products). fp16 is meant for GPUs. On the CPU the process keeps freed memory from then on.
     """
     if module.training:
         raise ValueError("call .eval() first: batch norm can be folded only when its statistics are fixed")
@@ -71,6 +67,10 @@ def prepare_for_inference(module: nn.Module, *, device: torch.device | str, prec
             if isinstance(part, _NORMS):
                 part.float()
     if torch.device(device).type == "cpu":
+        from abaw_feats.backbones.cpu_convolutions import suit_convolutions
+        from abaw_seq.cpu import keep_freed_memory
+
+        keep_freed_memory()
         suit_convolutions(module)
     return Prepared(module, dtype=dtype, layout=layout).requires_grad_(False)
 
@@ -78,8 +78,8 @@ def prepare_for_inference(module: nn.Module, *, device: torch.device | str, prec
 def fold_batch_norm(module: nn.Module) -> nn.Module:
     """Fold each batch norm that directly follows a convolution or fully connected layer into it, in place.
 
-    Exact up to rounding. Batch norm in front of a padded convolution stays: padding with zeros comes
-    after it, so its shift is no constant near the border. Layers of unknown networks are left alone.
+    Exact up to rounding. Batch norm in front of a padded convolution stays: zero padding comes after it,
+    so its shift is not a constant near the border. Layers of unknown networks are left alone.
     """
     for part in list(module.modules()):
         for first, norm in _FOLLOWS.get(type(part), ()):
@@ -111,9 +111,3 @@ def _fold_into_next(net: IResNet) -> None:
         layer.bias.add_((weight * shift[:, None]).sum((1, 2)))
         layer.weight.copy_((weight * scale[:, None]).flatten(1))
     net.bn2 = nn.Identity()
-
-
-def _true_fp32(device: torch.device) -> AbstractContextManager[None]:
-    if device.type == "cuda":
-        return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    return fast_products(device)

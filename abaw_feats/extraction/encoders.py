@@ -16,7 +16,6 @@ from torch import Tensor
 from abaw_feats.backbones import LoadedBackbone, Prepared, Preprocessing, find_spec, load, prepare_for_inference
 from abaw_feats.extraction.batches import Batch
 from abaw_feats.reading.images import preprocess
-from abaw_seq.cpu.products import keep_freed_memory
 from abaw_seq.data.feature_file import BackboneInfo
 from abaw_seq.errors import AbawError, UserError
 from abaw_seq.terminal import say
@@ -150,8 +149,6 @@ def prepare_encoders(
     """The networks ready to compute on `rows` frames at once (None: what suits the device)."""
     if rows is None:
         rows = CPU_ROWS if device.type == "cpu" else GPU_ROWS
-    if device.type == "cpu":
-        keep_freed_memory()
     return {
         name: Encoder(
             name=name,

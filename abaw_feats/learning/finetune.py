@@ -37,9 +37,8 @@ from abaw_feats.learning.task_network import (
     suit_device,
 )
 from abaw_feats.learning.validation import validate
-from abaw_seq.cpu.products import fast_products, size_of
 from abaw_seq.engine.best import BestEpoch
-from abaw_seq.engine.device import autocast, autocast_dtype
+from abaw_seq.engine.device import autocast, autocast_dtype, full_speed
 from abaw_seq.engine.epoch import train_epoch
 from abaw_seq.engine.processes import process_group
 from abaw_seq.engine.provenance import provenance
@@ -136,7 +135,7 @@ def finetune(
 
         # Epochs. Each starts from seeds of its own, so that none depends on where a run was resumed.
         bar = group.progress(f"finetune {out.name}", (config.epochs - len(history)) * updates * effective, "images")
-        with bar as advance, fast_products(group.device, size_of(network)):
+        with bar as advance, full_speed(group.device, network):
             while not group.any(
                 group.first and best.is_over(len(history), epochs=config.epochs, patience=config.patience)
             ):

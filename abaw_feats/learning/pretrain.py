@@ -29,8 +29,7 @@ from abaw_feats.learning.sampling import Pool, batches
 from abaw_feats.learning.task_network import suit_device
 from abaw_feats.reading.image_index import index_images
 from abaw_feats.reading.images import preprocess
-from abaw_seq.cpu.products import fast_products, size_of
-from abaw_seq.engine.device import autocast, autocast_dtype
+from abaw_seq.engine.device import autocast, autocast_dtype, full_speed
 from abaw_seq.engine.epoch import train_epoch
 from abaw_seq.engine.processes import process_group
 from abaw_seq.engine.provenance import provenance
@@ -165,7 +164,7 @@ def pretrain(
         # Epochs. Each starts from seeds of its own, so that none depends on where a run was resumed.
         remaining = (config.epochs - len(history)) * updates * effective
         bar = group.progress(f"pretrain {out.name}", remaining, "images")
-        with bar as advance, fast_products(group.device, size_of(model)):
+        with bar as advance, full_speed(group.device, model):
             for epoch in range(len(history), config.epochs):
                 started = time.monotonic()
                 seed = config.seed * 1_000_003 + epoch

@@ -13,9 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from abaw_feats.backbones import BackboneSpec, build, load, spec_from_dict
-from abaw_feats.learning.quick_prelu import use_quick_prelu
 from abaw_seq.config import from_dict, to_dict
-from abaw_seq.cpu.products import keep_freed_memory
 from abaw_seq.errors import UserError
 from abaw_seq.files import load_tensors
 from abaw_seq.run_folder import BEST
@@ -118,6 +116,9 @@ def set_drop_path(encoder: nn.Module, rate: float) -> None:
 def suit_device(module: nn.Module, device: torch.device) -> nn.Module:
     """Move a network to a device in the form that trains fastest there."""
     if device.type == "cpu":
+        from abaw_feats.learning.quick_prelu import use_quick_prelu
+        from abaw_seq.cpu import keep_freed_memory
+
         keep_freed_memory()
         for part in module.modules():
             # Fused attention loses on the CPU for the few tokens of an image, above all backwards.

@@ -1,42 +1,34 @@
-"""Dropout whose random numbers are cheap on the CPU, where torch's own can take a quarter of a training step."""
+"""Dropout from cheap random numbers, and attention with it."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 LEVELS = 2**16
 
 
-def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """Zero each value with probability `p` and scale the others up, as `torch.nn.functional.dropout`.
+def fast_dropout(x: Tensor, p: float) -> Tensor:
+    """Zero each value with probability `p` and scale the others up, as `torch.nn.functional.dropout` in training.
 
-    On the CPU one 64-bit random number of torch's generator decides about four values, so that `p`
-    is rounded to a multiple of 1 / 65536; the scale follows the rounded value.
+    One 64-bit random number of torch's generator decides about four values, so that `p` is rounded to a
+    multiple of 1 / 65536; the scale follows the rounded value.
     """
-    if not training or p == 0.0:
-        return x
-    if x.device.type != "cpu" or p == 1.0:
-        return F.dropout(x, p)
     dropped = round(p * LEVELS)
+    if dropped == LEVELS:
+        return F.dropout(x, 1.0)
     bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    kept = x.new_empty(x.numel())
-    torch.ge(bits[: x.numel()], dropped - LEVELS // 2, out=kept).mul_(LEVELS / (LEVELS - dropped))
-    return x * kept.view(x.shape)
+    factors = x.new_empty(x.numel())
+    torch.ge(bits[: x.numel()], dropped - LEVELS // 2, out=factors).mul_(LEVELS / (LEVELS - dropped))
+    return x * factors.view(x.shape)
 
 
-class Dropout(nn.Module):
-    """`dropout` as a module."""
+def fast_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, p: float) -> Tensor:
+    """`torch.nn.functional.scaled_dot_product_attention` with dropout `p`: (batch, heads, time, dim).
 
-    def __init__(self, p: float):
-        super().__init__()
-        if not 0 <= p <= 1:
-            raise ValueError(f"dropout must be between 0 and 1, not {p}")
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        return dropout(x, self.p, self.training)
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
+    mask: boolean, (batch, 1, 1, time) or whatever broadcasts to (batch, heads, time, time); None for no mask.
+    """
+    scores = q @ (k * k.shape[-1] ** -0.5).transpose(-1, -2)
+    weights = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
+    return fast_dropout(weights, p) @ v

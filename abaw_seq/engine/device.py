@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
+from torch import nn
 
 from abaw_seq.errors import UserError
 
@@ -48,3 +51,15 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 def autocast(dtype: torch.dtype | None, device: torch.device) -> torch.autocast:
     """The context in which a model computes its products in `dtype`; it may be entered again and again."""
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
+
+
+def full_speed(device: torch.device, model: nn.Module | None = None) -> AbstractContextManager[None]:
+    """Within it, a whole program that computes on `device` runs under what `abaw_seq.cpu` sets for processors.
+
+    Small models need less of it. Other devices are left alone.
+    """
+    if device.type != "cpu":
+        return nullcontext()
+    from abaw_seq import cpu
+
+    return cpu.settings(model)

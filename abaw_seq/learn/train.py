@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from abaw_seq import config as configs
-from abaw_seq.cpu.products import fast_products, keep_freed_memory, size_of
 from abaw_seq.data.corpus import Corpus
 from abaw_seq.data.prediction_file import VideoPredictions, by_video, save_scored
 from abaw_seq.engine.best import BestEpoch
-from abaw_seq.engine.device import autocast, autocast_dtype
+from abaw_seq.engine.device import autocast, autocast_dtype, full_speed
 from abaw_seq.engine.epoch import train_epoch
 from abaw_seq.engine.provenance import provenance
 from abaw_seq.engine.update import RunningAverage, Update
@@ -105,10 +104,8 @@ def train(
 
     # Epochs.
     predicted: dict[str, np.ndarray] | None = None  # by the best epoch
-    if device.type == "cpu":
-        keep_freed_memory()
     bar = progress(f"train {run.name}", config.epochs - len(history), "epochs")
-    with bar as advance, fast_products(device, size_of(model)):
+    with bar as advance, full_speed(device, model):
         while not best.is_over(len(history), epochs=config.epochs, patience=config.patience):
             epoch, started = len(history), time.monotonic()
             rng = np.random.default_rng([config.seed, epoch])

@@ -1,22 +1,23 @@
-"""Temporal encoders: (batch, time, dim) -> (batch, time, dim), from one entry each in ENCODERS.
+"""Temporal encoders: (batch, time, dim) -> (batch, time, dim), one entry each in ENCODERS.
 
-An encoder is a stack of layers, so that a framework can share the lower ones between tasks and give
-each task its own upper ones (`stack`).
+An encoder is a stack of layers: a framework can share the lower ones between tasks and give each task upper
+ones of its own (`stack`).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from abaw_seq.cpu import recurrence
-from abaw_seq.cpu.dropout import Dropout, dropout
+from abaw_seq.models.dropout import Dropout
 
+MAX_LEARNED_POSITIONS = 512
 State = tuple[Tensor, ...]
 
 
@@ -75,9 +76,9 @@ class Identity(nn.Module):
 class Recurrent(nn.Module):
     """LSTM or GRU layers, dropout after each.
 
-    `state` is what the previous segment of the same videos left, (layers x directions, batch, dim)
-    each; `used` (batch,) counts the frames of each segment and is needed only where a bidirectional
-    segment is shorter than the batch is long.
+    `state`: the final state of the preceding segment of the same videos, (h,) or (h, c), each (layers x
+    directions, batch, dim). `used` (batch,): number of frames of each segment, needed only by bidirectional
+    layers where segments differ in length.
     """
 
     def __init__(self, in_dim: int, config: EncoderConfig, layers: int, *, first: int):
@@ -96,19 +97,19 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor, state: State | None = None, used: Tensor | None = None):
         # x: (batch, time, dim)
-        short = used is not None and self.rnn.bidirectional and bool((used < x.shape[1]).any())
-        if not short and recurrence.applies(self.rnn, x):
-            y, left = recurrence.run(self.rnn, x, state)
-            return self.dropout(y), tuple(part.detach() for part in left)
-        given = state[0] if state is not None and isinstance(self.rnn, nn.GRU) else state
-        if short:
+        rnn = self.rnn
+        if x.device.type == "cpu":
+            from abaw_seq import cpu
+
+            rnn = partial(cpu.fast_rnn, self.rnn)
+        hx = state[0] if state is not None and isinstance(self.rnn, nn.GRU) else state
+        if used is not None and self.rnn.bidirectional and bool((used < x.shape[1]).any()):
             packed = nn.utils.rnn.pack_padded_sequence(x, used.cpu(), batch_first=True, enforce_sorted=False)
-            y, left = self.rnn(packed, given)
+            y, hx = rnn(packed, hx)
             y, _ = nn.utils.rnn.pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])
         else:
-            y, left = self.rnn(x, given)
-        left = (left,) if isinstance(left, Tensor) else left
-        return self.dropout(y), tuple(part.detach() for part in left)
+            y, hx = rnn(x, hx)
+        return self.dropout(y), tuple(part.detach() for part in ((hx,) if isinstance(hx, Tensor) else hx))
 
 
 class Transformer(nn.Module):
@@ -137,15 +138,10 @@ class Transformer(nn.Module):
                 raise ValueError(f"windows of {time} frames exceed the {MAX_LEARNED_POSITIONS} learned positions")
             x = x + self.table[:time].to(x.dtype)
         x = self.dropout(x)
-        mask = None
-        if used is not None:
-            mask = (torch.arange(time, device=x.device)[None, :] < used[:, None])[:, None, None, :]
+        mask = None if used is None else present(used, time)[:, None, None, :]
         for layer in self.layers:
             x = layer(x, mask)
         return self.norm(x), None
-
-
-MAX_LEARNED_POSITIONS = 512
 
 
 class TransformerLayer(nn.Module):
@@ -161,13 +157,13 @@ class TransformerLayer(nn.Module):
         self.down = nn.Linear(config.ffn, config.dim)
         self.norm_attention, self.norm_ffn = nn.LayerNorm(config.dim), nn.LayerNorm(config.dim)
         self.dropout = Dropout(config.dropout)
-        # Attention starts as torch's own module does, with which the published systems were trained.
+        # As torch's own attention module starts, with which the published systems were trained.
         nn.init.xavier_uniform_(self.qkv.weight)
         nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        # x: (batch, time, dim); mask: (batch, 1, 1, time), true where there is a frame
+        # x: (batch, time, dim); mask: (batch, 1, 1, time), true where a frame exists
         if self.pre:
             x = x + self.attention(self.norm_attention(x), mask)
             return x + self.ffn(self.norm_ffn(x))
@@ -181,16 +177,12 @@ class TransformerLayer(nn.Module):
             q, k = rotate(q), rotate(k)
         p = self.p if self.training else 0.0
         if p and x.device.type == "cpu":
-            y = dropout(self.weights(q, k, mask), p, True) @ v
+            from abaw_seq import cpu
+
+            y = cpu.fast_attention(q, k, v, mask=mask, p=p)
         else:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
         return self.dropout(self.out(y.transpose(1, 2).reshape(batch, time, dim)))
-
-    @staticmethod
-    def weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
-        """Attention (batch, heads, time, time): the plain form, for which dropout on the CPU is faster."""
-        scores = q @ (k * k.shape[-1] ** -0.5).transpose(-1, -2)
-        return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
 
     def ffn(self, x: Tensor) -> Tensor:
         return self.dropout(self.down(self.dropout(F.relu(self.up(x)))))
@@ -210,17 +202,15 @@ class DilatedConvolutions(nn.Module):
 
     def forward(self, x: Tensor, state: State | None = None, used: Tensor | None = None):
         # x: (batch, time, dim)
-        keep = None
-        if used is not None:
-            keep = (torch.arange(x.shape[1], device=x.device)[None, :] < used[:, None])[:, None, :]
         x = x.transpose(1, 2)
+        mask = None if used is None else present(used, x.shape[2])[:, None, :]
         for layer in self.layers:
-            x = layer(x if keep is None else x * keep, keep)
+            x = layer(x if mask is None else x * mask, mask)
         return x.transpose(1, 2), None
 
 
 class DilatedLayer(nn.Module):
-    """Two dilated convolutions with a shortcut; frames beyond a window count as zero."""
+    """Two dilated convolutions with a shortcut; frames outside a window count as zero."""
 
     def __init__(self, in_dim: int, out_dim: int, config: EncoderConfig, *, dilation: int):
         super().__init__()
@@ -231,10 +221,10 @@ class DilatedLayer(nn.Module):
         self.shortcut = nn.Conv1d(in_dim, out_dim, 1) if in_dim != out_dim else nn.Identity()
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, keep: Tensor | None) -> Tensor:
-        # x: (batch, dim, time); keep: (batch, 1, time)
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        # x: (batch, dim, time); mask: (batch, 1, time), true where a frame exists
         y = self.dropout(F.relu(self.one(F.pad(x, self.pad))))
-        y = y if keep is None else y * keep
+        y = y if mask is None else y * mask
         y = self.dropout(F.relu(self.two(F.pad(y, self.pad))))
         return F.relu(y + self.shortcut(x))
 
@@ -249,23 +239,28 @@ ENCODERS = {
 
 
 def stack(in_dim: int, config: EncoderConfig, layers: int, *, first: int = 0) -> nn.Module:
-    """`layers` layers of an encoder, the first of which is layer `first` of the whole encoder.
+    """Layers `first` to `first + layers` of an encoder.
 
-    Its forward takes (x, state=None, used=None) and gives (y (batch, time, out_dim), state or None).
+    forward(x, state=None, used=None) -> (y (batch, time, out_dim), state or None).
     """
     if layers == 0:
         return Identity(in_dim, config, 0, first=first)
     return ENCODERS[config.kind](in_dim, config, layers, first=first)
 
 
+def present(used: Tensor, time: int) -> Tensor:
+    """Which frames exist in windows of `used` (batch,) frames: boolean (batch, time)."""
+    return torch.arange(time, device=used.device)[None, :] < used[:, None]
+
+
 def sinusoids(time: int, dim: int, device: torch.device) -> Tensor:
-    """(time, dim) fixed positions, sines and cosines in turn (Vaswani et al., 2017)."""
+    """Fixed positions (time, dim), sines and cosines in turn (Vaswani et al., 2017)."""
     angle = _angles(time, dim // 2, device)
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
 
 
 def rotate(x: Tensor) -> Tensor:
-    """Rotary positions (Su et al., 2021) on (batch, heads, time, dim)."""
+    """Rotary positions (Su et al., 2021) applied to (batch, heads, time, dim)."""
     angle = _angles(x.shape[2], x.shape[3] // 2, x.device)
     sin, cos = angle.sin().to(x.dtype), angle.cos().to(x.dtype)
     even, odd = x[..., 0::2], x[..., 1::2]

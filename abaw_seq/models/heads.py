@@ -1,4 +1,4 @@
-"""What sits at both ends of a temporal encoder: feature standardisation and task heads."""
+"""What comes before and after a temporal encoder: feature standardisation and task heads."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from abaw_seq.cpu.dropout import Dropout
 from abaw_seq.data.feature_store import standardised
+from abaw_seq.models.dropout import Dropout
 
 
 class Standardise(nn.Module):
-    """(x - mean) / std with the training split's statistics, which travel with the weights."""
+    """(x - mean) / deviation, by statistics of the training split that are stored with the weights."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -25,7 +25,7 @@ class Standardise(nn.Module):
 
     @torch.no_grad()
     def fit(self, take: Callable[[Tensor], Tensor], rows: Tensor, columns: list[slice]) -> None:
-        """Take mean and deviation of the given columns from `rows` (n,); `take` gives their features (n, D)."""
+        """Measure the given columns over `rows` (n,); `take(rows)` returns features (n, dim)."""
         mean, scale = standardised(take, rows, columns)
         self.mean.copy_(mean)
         self.scale.copy_(scale)
@@ -34,7 +34,7 @@ class Standardise(nn.Module):
 class TaskHead(nn.Module):
     """Dropout, fully connected layers with ReLU and dropout, then the output layer.
 
-    The last hidden layer is the task's hidden state, which other tasks may be fed with.
+    forward(x (batch, time, dim)) -> (output (batch, time, out_dim), last hidden layer (batch, time, hidden_dim)).
     """
 
     def __init__(self, in_dim: int, hidden: tuple[int, ...], out_dim: int, dropout: float):
@@ -54,9 +54,9 @@ class TaskHead(nn.Module):
 
 
 class PredictionEmbedding(nn.Module):
-    """A source task's prediction as a vector: learned embeddings weighted by class, AU or value.
+    """A source task's prediction as a vector: learned embeddings, weighted by the prediction's entries.
 
-    During training a share `gt_rate` of the labelled frames is embedded from the ground truth.
+    In training, a share `gt_rate` of the labelled frames takes the ground truth in place of the prediction.
     """
 
     def __init__(self, outputs: int, dim: int):

@@ -1,4 +1,4 @@
-"""From a model and a corpus to per-frame predictions of whole videos."""
+"""Predictions of whole videos, frame by frame, from a model and a corpus."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abaw_seq.cpu.products import fast_products, size_of
 from abaw_seq.data.corpus import Corpus
 from abaw_seq.data.windows import batches_of_overlapping, centre_weights, lane_steps
+from abaw_seq.engine.device import full_speed
 from abaw_seq.models.encoders import State
 from abaw_seq.models.frameworks import MultiTaskModel
 from abaw_seq.models.outputs import probabilities
@@ -17,29 +17,31 @@ EVALUATION_LANES = 64
 
 
 class CarriedState:
-    """The hidden states of videos that advance side by side, one lane each."""
+    """The recurrent states of videos that advance side by side, one lane each."""
 
     def __init__(self):
-        self._kept: dict[str, State] = {}
+        self._states: dict[str, State] = {}
 
     def take(self, lanes: np.ndarray, fresh: np.ndarray) -> dict[str, State] | None:
-        """The states of these lanes, zero where a lane starts a new video."""
-        if not self._kept or fresh.all():
+        """The states of these lanes, zero where a lane starts a new video; None if all do."""
+        if not self._states or fresh.all():
             return None
-        first = next(iter(self._kept.values()))[0]
+        first = next(iter(self._states.values()))[0]
         index = torch.from_numpy(lanes).to(first.device)
-        keep = torch.from_numpy(~fresh).to(first.device, first.dtype)[None, :, None]
-        return {name: tuple(part.index_select(1, index) * keep for part in parts) for name, parts in self._kept.items()}
+        goes_on = torch.from_numpy(~fresh).to(first.device, first.dtype)[None, :, None]
+        return {
+            name: tuple(part.index_select(1, index) * goes_on for part in parts) for name, parts in self._states.items()
+        }
 
     def put(self, lanes: np.ndarray, state: dict[str, State]) -> None:
-        """Keep what a step left, (layers, lanes, dim) per part."""
+        """Store the final states of these lanes, each part (layers, lanes, dim)."""
         index = torch.from_numpy(lanes)
         for name, parts in state.items():
-            if name not in self._kept:
+            if name not in self._states:
                 size = int(lanes.max()) + 1
-                self._kept[name] = tuple(part.new_zeros(part.shape[0], size, part.shape[2]) for part in parts)
-            for kept, part in zip(self._kept[name], parts, strict=True):
-                kept.index_copy_(1, index.to(part.device), part)
+                self._states[name] = tuple(part.new_zeros(part.shape[0], size, part.shape[2]) for part in parts)
+            for stored, part in zip(self._states[name], parts, strict=True):
+                stored.index_copy_(1, index.to(part.device), part)
 
 
 @torch.inference_mode()
@@ -48,31 +50,31 @@ def predict_videos(
 ) -> dict[str, Tensor]:
     """Probabilities of every frame of the given videos, in their order.
 
-    With `carry` a recurrent model sees each video from start to end in segments of `length`, its
-    state handed on, as in training. Otherwise windows of `length` overlap by a quarter and each frame
-    is the average of the windows it lies in, weighted towards their centres.
+    With `carry`, a recurrent model reads each video from start to end in segments of `length`, each with
+    the state of the one before, as in training. Otherwise windows of `length` overlap by a quarter, and each
+    frame's prediction is the average over the windows that cover it, weighted towards their centres.
 
-    Returns {task: (n, ...)} on the corpus' device, rows as in `corpus.rows(videos)`.
+    Returns {task: (n, ...)} on the device of the corpus, rows as in `corpus.rows(videos)`.
     """
     was_training = model.training
     model.eval()
-    own = np.cumsum([0, *(corpus.lengths[v] for v in videos)])
     lengths = [corpus.lengths[v] for v in videos]
-    total = _Average(int(own[-1]), corpus.device)
-    with fast_products(corpus.device, size_of(model)):
+    offsets = np.cumsum([0, *lengths])
+    total = _Average(int(offsets[-1]), corpus.device)
+    with full_speed(corpus.device, model):
         if carry and model.recurrent:
             state = CarriedState()
             steps = lane_steps(lengths, length, EVALUATION_LANES)
             for step, features in corpus.gathered((step, corpus.window_rows(step.window, videos)) for step in steps):
                 used = torch.from_numpy(step.window[:, 2]).to(corpus.device)
-                short = bool((step.window[:, 2] < step.window[:, 2].max()).any())
-                found = model(features, state.take(step.lane, step.fresh), used if short else None)
-                state.put(step.lane, found.state)
-                total.add(found.outputs, step.window, own, np.ones(length))
+                unequal = bool((step.window[:, 2] < step.window[:, 2].max()).any())
+                predicted = model(features, state.take(step.lane, step.fresh), used if unequal else None)
+                state.put(step.lane, predicted.state)
+                total.add(predicted.outputs, step.window, offsets, np.ones(length))
         else:
             cut = batches_of_overlapping(lengths, length, length - length // 4, batch)
             for windows, features in corpus.gathered((rows, corpus.window_rows(rows, videos)) for rows in cut):
-                total.add(model(features).outputs, windows, own, centre_weights(int(windows[0, 2])))
+                total.add(model(features).outputs, windows, offsets, centre_weights(int(windows[0, 2])))
     model.train(was_training)
     return total.result()
 

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from abaw_seq import config as configs
-from abaw_seq.cpu.products import fast_products, keep_freed_memory
+from abaw_seq.cpu import keep_freed_memory, settings
 from abaw_seq.data.corpus import Corpus, load_corpus
 from abaw_seq.data.feature_file import BackboneInfo, VideoFeatures, atomic_feature_file
 from abaw_seq.engine.best import selection_criterion
@@ -156,7 +156,7 @@ def _published_epoch(config: TrainConfig) -> Seconds:
 
 
 def _in_process(epoch: Callable, config: TrainConfig):
-    with fast_products(_corpus.device):
+    with settings():
         return epoch(config, _corpus)
 
 

@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer import ParallelThingsBlock, VisionTransformer
 from torch import nn
 
-from abaw_feats.backbones import build, find_spec, inference, load, prepare_for_inference, spec_from_dict
+from abaw_feats.backbones import build, find_spec, load, prepare_for_inference, spec_from_dict
 from abaw_feats.backbones.class_token import ClassTokenBlock, keep_class_token
 from abaw_feats.backbones.inference import fold_batch_norm
 from abaw_feats.reading.images import preprocess
@@ -33,7 +33,7 @@ def networks() -> dict[str, nn.Module]:
         "timm_vit": spec_from_dict({"preprocessing": {"size": 64}}, start=find_spec("timm:test_vit")),
     }
     torch.manual_seed(0)
-    found = {}
+    built = {}
     for name, spec in specs.items():
         module = build(spec)
         for part in module.modules():
@@ -42,16 +42,16 @@ def networks() -> dict[str, nn.Module]:
                 nn.init.uniform_(part.running_var, 0.5, 2)
                 nn.init.uniform_(part.bias, -0.3, 0.3)
         pre = spec.preprocessing
-        found[name] = (module.eval().requires_grad_(False), torch.randn(5, pre.channels, pre.size, pre.size))
-    return found
+        built[name] = (module.eval().requires_grad_(False), torch.randn(5, pre.channels, pre.size, pre.size))
+    return built
 
 
 NETWORKS = networks()
 
 
-def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+def distance(features: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest cosine distance of a row."""
-    return float((1 - torch.cosine_similarity(found.double(), expected.double())).max())
+    return float((1 - torch.cosine_similarity(features.double(), expected.double())).max())
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -70,10 +70,10 @@ def test_fp32_is_the_same_network(name):
 def test_half_precision_stays_close(name, precision):
     module, x = NETWORKS[name]
     prepared = prepare_for_inference(module, device="cpu", precision=precision)
-    found, expected = prepared(x), module(x)
-    assert found.dtype == torch.float32
-    assert 0 < distance(found, expected) < 1e-3
-    assert torch.equal(prepared(x.to(prepared.dtype)), found)
+    features, expected = prepared(x), module(x)
+    assert features.dtype == torch.float32
+    assert 0 < distance(features, expected) < 1e-3
+    assert torch.equal(prepared(x.to(prepared.dtype)), features)
     norms = [part for part in prepared.modules() if isinstance(part, nn.BatchNorm2d)]
     assert all(norm.running_var.dtype == torch.float32 for norm in norms)
 
@@ -134,13 +134,14 @@ def test_fp32_products_are_true_and_the_switch_is_put_back():
     exact = copy.deepcopy(module).double()(x.double())
     assert (prepared(x).double() - exact).abs().max() < 1e-5 * exact.abs().max()
     assert matmul.fp32_precision == before
-    with pytest.raises(RuntimeError), inference._true_fp32(torch.device("cpu")):
+    with pytest.raises(RuntimeError), prepared.arithmetic(torch.device("cpu")):
         raise RuntimeError
     assert matmul.fp32_precision == before
 
 
 def test_gpus_compute_convolutions_in_fp32():
-    with inference._true_fp32(torch.device("cuda")):
+    prepared = prepare_for_inference(NETWORKS["vit"][0], device="cpu", precision="fp32")
+    with prepared.arithmetic(torch.device("cuda")):
         assert not torch.backends.cudnn.allow_tf32
 
 
@@ -149,9 +150,9 @@ def test_published_network_in_every_precision(tmp_path):
     x = preprocess(fixture_files.images(DENSEFACE), loaded.spec.preprocessing)
     spec, expected = fixture_files.load(DENSEFACE)
     expected = torch.from_numpy(expected["features"])
-    found = {
+    features = {
         precision: prepare_for_inference(loaded.module, device="cpu", precision=precision)(x)
         for precision in ("fp32", "bf16", "fp16")
     }
-    torch.testing.assert_close(found["fp32"], expected, **spec["tolerance"]["features"])
-    assert distance(found["bf16"], expected) < 1e-4 and distance(found["fp16"], expected) < 1e-5
+    torch.testing.assert_close(features["fp32"], expected, **spec["tolerance"]["features"])
+    assert distance(features["bf16"], expected) < 1e-4 and distance(features["fp16"], expected) < 1e-5
