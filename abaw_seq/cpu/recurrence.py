@@ -5,6 +5,8 @@ Each layer projects the input of all frames at once; the rest is the loop over t
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,8 +19,15 @@ from abaw_seq.cpu.dropout import fast_dropout
 def fast_rnn(
     rnn: nn.LSTM | nn.GRU, x: Tensor | PackedSequence, hx: Tensor | tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor | PackedSequence, Tensor | tuple[Tensor, Tensor]]:
-    """`rnn(x, hx)`, by `run` where that is faster; x: (batch, time, dim) or packed sequences."""
-    plain = isinstance(x, Tensor) and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    """`rnn(x, hx)`, by `run` where that is faster; x: (batch, time, dim) or packed sequences.
+
+    Under autocast, an LSTM computes in float32 on processors that cannot compute it in autocast's dtype.
+    """
+    autocast = torch.is_autocast_enabled("cpu")
+    if autocast and isinstance(rnn, nn.LSTM) and not computes_lstm(torch.get_autocast_dtype("cpu")):
+        with torch.autocast("cpu", enabled=False):
+            return fast_rnn(rnn, x.float(), None if hx is None else (hx[0].float(), hx[1].float()))
+    plain = isinstance(x, Tensor) and x.dtype == torch.float32 and not autocast
     return run(rnn, x, hx) if plain and loop_is_faster(rnn) else rnn(x, hx)
 
 
@@ -29,6 +38,18 @@ def loop_is_faster(rnn: nn.LSTM | nn.GRU) -> bool:
     """
     large = 4 * rnn.hidden_size**2 >= cells.SMALLEST_TO_CUT
     return isinstance(rnn, nn.GRU) or (large and torch.is_grad_enabled())
+
+
+@cache
+def computes_lstm(dtype: torch.dtype) -> bool:
+    """Whether this processor can train an LSTM under autocast to `dtype`: oneDNN cannot on every one."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", dtype):
+        rnn = nn.LSTM(8, 8, device="meta").to_empty(device="cpu")  # draws no random numbers
+        try:
+            rnn(torch.zeros(1, 1, 8))[0].sum().backward()
+        except RuntimeError:
+            return False
+    return True
 
 
 def run(

@@ -77,3 +77,45 @@ def test_it_is_used_where_it_is_faster(runs):
     with torch.inference_mode():
         encoder(x)
     assert runs == [nn.GRU, nn.LSTM]
+
+
+def segments(encoder, used):
+    """Outputs of two segments, the second with the state of the first."""
+    torch.manual_seed(1)
+    first, state = encoder(torch.randn(3, 5, 4), None, used)
+    second, state = encoder(torch.randn(3, 5, 4), state, used)
+    return [first, second, *state]
+
+
+@pytest.mark.parametrize("used", [None, torch.tensor([5, 2, 4])], ids=["equal", "packed"])
+@pytest.mark.parametrize("dim", [3, 128])
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_works_on_every_processor(kind, dim, used):
+    torch.manual_seed(0)
+    encoder = stack(4, EncoderConfig(kind=kind, dim=dim, bidirectional=used is not None, dropout=0), 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        values = segments(encoder, used)
+    values[1].float().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in encoder.parameters())
+    for value, expected in zip(values, segments(encoder, used), strict=True):
+        torch.testing.assert_close(value.float(), expected, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("used", [None, torch.tensor([5, 2, 4])], ids=["equal", "packed"])
+@pytest.mark.parametrize("dim", [3, 128])
+def test_an_lstm_the_processor_cannot_compute_in_half_precision_stays_float32(dim, used, monkeypatch):
+    monkeypatch.setattr(recurrence, "computes_lstm", lambda dtype: False)
+    encoder = stack(4, EncoderConfig(kind="lstm", dim=dim, bidirectional=True, dropout=0), 1)
+    expected = segments(encoder, used)
+    with torch.autocast("cpu", torch.bfloat16):
+        values = segments(encoder, used)
+    assert all(value.dtype == torch.float32 for value in values)
+    assert all(map(torch.equal, values, expected))
+
+
+def test_asking_what_the_processor_computes_draws_no_random_numbers():
+    before = torch.get_rng_state()
+    with torch.inference_mode():
+        half = recurrence.computes_lstm.__wrapped__(torch.bfloat16)
+    assert half == recurrence.computes_lstm.__wrapped__(torch.bfloat16)
+    assert torch.equal(before, torch.get_rng_state())
