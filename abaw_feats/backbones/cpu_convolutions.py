@@ -1,10 +1,10 @@
-"""Convolutions of frozen networks on the CPU: weights put into oneDNN's order once, and Winograd's way with 3x3.
+"""Convolutions of frozen networks on the CPU: weights reordered for oneDNN once, and Winograd's method for 3x3.
 
-Winograd's minimal filtering F(2x2, 3x3) takes 16 products where a convolution takes 36: Lavin and Gray, Fast
-Algorithms for Convolutional Neural Networks, 2016 (arXiv:1509.09308), section 4.1. Every 2x2 outputs come from 4x4
-inputs d and the 3x3 filter g as A^T [(G g G^T) * (B^T d B)] A; summed over the channels, the elementwise products
-are 16 matrix products. In float32 the result is about as exact as the convolution's: with 256 channels the
-relative error was 5e-7 against 8e-7. In bfloat16 the rounded transforms would treble it, and gain next to nothing.
+Winograd's minimal filtering F(2x2, 3x3) needs 16 products where a convolution needs 36: Lavin and Gray, Fast
+Algorithms for Convolutional Neural Networks, 2016 (arXiv:1509.09308), section 4.1. Every 2x2 outputs are
+A^T [(G g G^T) * (B^T d B)] A, of 4x4 inputs d and the 3x3 filter g; summed over the channels, the elementwise
+products are 16 matrix products. In float32 the result is as exact as a convolution's. In bfloat16 the rounded
+transforms would treble the error and gain next to nothing.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-# G, with the sign of its last row turned, and with it that of the last column of A^T: there, all is added.
+# G, its last row negated, and in return the last column of A^T, which then only adds.
 FILTER = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, -1.0))
-# With fewer channels the transforms, whose time does not grow with them squared, cost more than they save.
+# With fewer channels the transforms cost more than they save: the products grow with the square of the channels.
 LEAST_CHANNELS = 128
-# Largest number of transformed values at once; more would leave the processor's cache.
+# Most values transformed at once; more would not fit in the processor's cache.
 LARGEST_SPREAD = 1 << 21
 
 
 def suit_convolutions(module: nn.Module) -> nn.Module:
-    """Exchange a frozen network's plain convolutions on the CPU for faster ones of the same dtype, in place."""
+    """Replace a frozen network's plain convolutions by faster ones of the same dtype, in place."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if _is_plain(child) and _onednn_computes(child.weight.dtype):
@@ -49,13 +49,13 @@ def _suits_winograd(conv: nn.Conv2d) -> bool:
 
 
 class PackedConv2d(nn.Module):
-    """A convolution with its weights in the order in which oneDNN multiplies; `nn.Conv2d` sorts them at every call."""
+    """A convolution with its weights in oneDNN's own order, into which `nn.Conv2d` puts them at every call."""
 
     def __init__(self, conv: nn.Conv2d):
         super().__init__()
         self.bias = conv.bias
         self.geometry = [list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups]
-        # No buffer: tensors of this layout cannot be copied or cast.
+        # Not a buffer: tensors of this layout cannot be copied or cast.
         self.weight = torch.ops.mkldnn._reorder_convolution_weight(conv.weight.detach(), *self.geometry, None)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,19 +93,19 @@ class WinogradConv2d(nn.Module):
         _spread(padded, 1, rows)
         spread = x.new_empty(4, 4, n, tall, wide, inputs)
         _spread(rows, 3, spread.transpose(0, 1))
-        found = torch.bmm(spread.view(16, -1, inputs), self.weight)
+        products = torch.bmm(spread.view(16, -1, inputs), self.weight)
         if self.bias is not None:
-            found[5] += self.bias  # the one product that enters each of the four outputs once, with a plus
-        outputs = found.shape[2]
+            products[5] += self.bias  # the one product that is added, once, to each of the four outputs
+        outputs = products.shape[2]
         rows = x.new_empty(2, 4, n, tall, wide, outputs)
-        _gather(found.view(4, 4, n, tall, wide, outputs), rows)
+        _gather(products.view(4, 4, n, tall, wide, outputs), rows)
         y = x.new_empty(n, tall, 2, wide, 2, outputs)
         _gather(rows.transpose(0, 1), y.permute(4, 2, 0, 1, 3, 5))
         return y.view(n, 2 * tall, 2 * wide, outputs)
 
 
 def _spread(x: Tensor, dim: int, out: Tensor) -> None:
-    """B^T along an axis of 2 n + 2 pixels: the four from 2 k on give the four numbers out[:, ..., k, ...]."""
+    """B^T along an axis of 2 n + 2 pixels: out[:, ..., k, ...] are the four values of the pixels from 2 k on."""
     pairs = x.unflatten(dim, (-1, 2)).movedim(dim + 1, 0)
     count = pairs.shape[dim + 1] - 1
     here, there = pairs.narrow(dim + 1, 0, count), pairs.narrow(dim + 1, 1, count)
@@ -114,8 +114,8 @@ def _spread(x: Tensor, dim: int, out: Tensor) -> None:
     torch.sub(there[0], here[1], out=out[2])
 
 
-def _gather(found: Tensor, out: Tensor) -> None:
-    """A^T along the first axis: four numbers give two pixels."""
-    torch.add(found[1], found[2], out=out[0])
-    torch.sub(found[1], found[2], out=out[1])
-    out.add_(found[::3])
+def _gather(values: Tensor, out: Tensor) -> None:
+    """A^T along the first axis: two pixels from four values."""
+    torch.add(values[1], values[2], out=out[0])
+    torch.sub(values[1], values[2], out=out[1])
+    out.add_(values[::3])

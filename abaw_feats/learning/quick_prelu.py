@@ -1,7 +1,4 @@
-"""PReLU for training on the CPU, where PyTorch's own takes several times as long as a convolution.
-
-Measured on (32, 16, 64, 64) in bf16, channels last: 29 ms forward and backward, against 6 ms here.
-"""
+"""PReLU for training on the CPU, where torch's own takes several times as long as a convolution."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from torch import Tensor, nn
 
 
 class QuickPReLU(nn.PReLU):
-    """The same function, parameters and names as `nn.PReLU`, made of operations that vectorise."""
+    """`nn.PReLU` with the same parameters and names, made of operations that vectorise."""
 
     def forward(self, x: Tensor) -> Tensor:
         # x: (batch, channels, height, width)
@@ -29,14 +26,14 @@ class _PReLU(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         above = torch.ops.aten.threshold_backward(gradient, x, 0)
         below = gradient - above
-        # A sum over all but the channels, as a product with ones: it accumulates in float32 and is fast.
+        # A sum over all but the channels, as a product with ones: fast, and accumulated in float32.
         rows = (below * x).permute(0, 2, 3, 1).reshape(-1, x.shape[1])
         slope = (rows.new_ones(1, len(rows)) @ rows)[0].to(weight.dtype)
         return below.mul_(weight.to(x.dtype).view(1, -1, 1, 1)).add_(above), slope
 
 
 def use_quick_prelu(module: nn.Module) -> None:
-    """Put `QuickPReLU` in the place of every `nn.PReLU` inside a network."""
+    """Replace every `nn.PReLU` inside a network by a `QuickPReLU` with its weight, in place."""
     for parent in module.modules():
         for name, child in parent.named_children():
             if type(child) is nn.PReLU:

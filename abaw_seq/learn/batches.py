@@ -1,4 +1,4 @@
-"""Training batches by index: windows in any order, or videos side by side with their state."""
+"""Training batches as frame numbers: windows in random order, or videos side by side whose state is carried."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ class WindowConfig:
 
 @dataclass(frozen=True)
 class Batch:
-    """`rows` (B, T) of the corpus; `used` (B,) frames that count, or None if all do.
-
-    `lanes` and `fresh` (B,) say which video lane each row continues, where state is carried.
-    """
+    """The windows of one step, as rows of the corpus."""
 
     rows: Tensor
+    """(batch, time)"""
     used: Tensor | None = None
+    """(batch,) number of frames of each window; None if all are full."""
     lanes: np.ndarray | None = None
+    """(batch,) where state is carried: the lane that each window continues."""
     fresh: np.ndarray | None = None
+    """(batch,) where state is carried: true where a window starts a new video."""
 
 
 def training_batches(

@@ -1,8 +1,8 @@
 """Losses over the frames that carry a label.
 
-Every function takes a boolean mask of the labelled entries, averages over those alone, and gives a
-differentiable zero when there are none, so that a batch without labels of a task leaves its weights
-untouched. Nothing here waits for the device.
+Every function takes a boolean mask of the labelled entries, averages over these alone, and returns a
+differentiable zero when there are none, so that a batch without labels of a task leaves that task's weights
+unchanged. Nothing here waits for the device.
 """
 
 from __future__ import annotations
@@ -69,8 +69,7 @@ def task_losses(
 ) -> dict[str, Tensor]:
     """One scalar per task of `outputs`.
 
-    outputs: {task: (..., width)} logits (raw values for valence and arousal);
-    labels: (..., 15) float, NaN where there is no label.
+    outputs: {task: (..., width)}, raw; labels: (..., 15) float, NaN where there is no label.
     """
     losses = {}
     for name, output in outputs.items():
@@ -108,17 +107,17 @@ def _dimension_loss(output: Tensor, target: Tensor, mask: Tensor, config: LossCo
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `values` where `mask` is true; 0 if it nowhere is."""
+    """Mean of `values` where `mask` is true; 0 if it is nowhere."""
     return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
 
 
 def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error; all arguments of one shape."""
+    """Mean squared error; all arguments have one shape."""
     return masked_mean((prediction - torch.where(mask, target, 0.0)) ** 2, mask)
 
 
 def ccc_loss(prediction: Tensor, target: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
-    """1 - concordance correlation coefficient over all labelled entries (Lin, Biometrics 1989)."""
+    """1 - concordance correlation coefficient of all labelled entries (Lin, Biometrics 1989)."""
     count = mask.sum().clamp(min=1)
     x, y = torch.where(mask, prediction, 0.0), torch.where(mask, target, 0.0)
     mean_x, mean_y = x.sum() / count, y.sum() / count
@@ -136,9 +135,9 @@ def masked_cross_entropy(
     smoothing: float = 0.0,
     focal: float = 0.0,
 ) -> Tensor:
-    """Cross-entropy over labelled frames; logits (..., C), target and mask (...).
+    """Cross-entropy over labelled frames; logits: (..., classes), target and mask: (...).
 
-    With class weights the sum is divided by the weights of the labelled frames.
+    weight: (classes,); the sum is then divided by the weights of the labelled frames.
     """
     classes = torch.where(mask, target, 0.0).long()
     log_p = F.log_softmax(logits, -1)
@@ -158,7 +157,7 @@ def masked_bce(
     focal: float = 0.0,
     negative_focal: float | None = None,
 ) -> Tensor:
-    """Binary cross-entropy over labelled cells; logits, target, mask (..., K), positive_weight (K,)."""
+    """Binary cross-entropy over labelled entries; logits, target, mask: (..., units), positive_weight: (units,)."""
     truth = torch.where(mask, target, 0.0)
     loss = F.binary_cross_entropy_with_logits(logits, truth, pos_weight=positive_weight, reduction="none")
     if focal or negative_focal:
@@ -169,7 +168,7 @@ def masked_bce(
 
 
 def loss_weights(config: LossConfig, labels: Tensor) -> dict[str, Tensor]:
-    """The weights that `task_losses` takes: as given, else balanced by labels (N, 15), else none."""
+    """The weights that `task_losses` takes: those of the config, else balanced by labels (n, 15), else none."""
     weights = {}
     if config.class_weights or config.balance:
         given = config.class_weights
@@ -181,9 +180,9 @@ def loss_weights(config: LossConfig, labels: Tensor) -> dict[str, Tensor]:
 
 
 def class_weights(labels: Tensor, power: float = 0.5) -> Tensor:
-    """(8,) weights of the expressions, (1 / frequency)^power scaled to a mean of 1 over the frames.
+    """Weights (8,) of the expressions, (1 / frequency)^power, scaled to a mean of 1 over the frames.
 
-    labels: (N, 15). A class without a frame gets the weight of the rarest that has one.
+    labels: (n, 15). An expression without a frame gets the weight of the rarest that has one.
     """
     column = labels[:, EXPRESSION.columns][:, 0]
     counts = torch.bincount(column[~torch.isnan(column)].long(), minlength=EXPRESSION.outputs).double()
@@ -195,7 +194,7 @@ def class_weights(labels: Tensor, power: float = 0.5) -> Tensor:
 
 
 def positive_weights(labels: Tensor, power: float = 0.5, most: float = 10.0) -> Tensor:
-    """(12,) weights of active action units, (negatives / positives)^power, at most `most`."""
+    """Weights (12,) of active action units, (inactive / active)^power, at most `most`; labels: (n, 15)."""
     cells = labels[:, AU.columns]
     positives = (cells == 1).sum(0).double().clamp(min=1)
     negatives = (cells == 0).sum(0).double()

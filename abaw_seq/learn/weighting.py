@@ -1,4 +1,4 @@
-"""Joining the losses of several tasks into one (Zhang et al., ABAW4, section 3.4)."""
+"""One loss from those of several tasks (Zhang et al., ABAW4, section 3.4)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class WeightingConfig:
 
 
 class TaskWeighting(nn.Module):
-    """{task: loss} -> one loss. Its buffers and parameters are part of the training state."""
+    """Losses (tasks,) -> one loss. Its buffers and parameters are part of the training state."""
 
     def __init__(self, tasks: tuple[str, ...], config: WeightingConfig):
         super().__init__()
@@ -46,14 +46,14 @@ class TaskWeighting(nn.Module):
         # losses: (tasks,)
         if self.kind == "uncertainty":
             weighted = self.weight * losses * torch.exp(-self.log_variance) + 0.5 * self.log_variance
-            # A task without labels in the batch must not move its variance either.
+            # The variance of a task without labels in the batch must not move either.
             return torch.where(losses.detach() != 0, weighted, losses).sum()
         if self.kind == "normalised":
             return (self.weight * losses / losses.detach().abs().clamp(min=1e-6)).sum()
         return (self.weight * self.dynamic * losses).sum()
 
     def end_epoch(self, mean_losses: Tensor) -> None:
-        """Tell the mean loss (tasks,) of the epoch; moves the dynamic weights."""
+        """Set the dynamic weights of the next epoch from this one's mean losses (tasks,)."""
         if self.kind != "dynamic":
             return
         if not torch.isnan(self.previous).any():

@@ -1,12 +1,12 @@
 """Multi-task frameworks around a temporal encoder (Zhang et al., ABAW4, arXiv 2207.09373, section 3).
 
-One module covers them all. The trunk is shared; each task may have layers of its own on top; a
-task's own layers may be fed with what its source tasks have found:
+One module covers them all. The trunk is shared; each task may have layers of its own on top; these may
+receive feedback from source tasks besides the output of the trunk:
 
-- share encoder (se): no task layers;
-- share bottom of encoder (sbe): `task_layers` layers per task;
-- hidden-state feedback (sbe_hsf): besides, the detached hidden states of source tasks;
-- prediction feedback: embeddings of the source tasks' predictions instead of hidden states.
+- se (share encoder): no task layers;
+- sbe (share bottom of encoder): `task_layers` layers per task;
+- sbe_hsf (hidden-state feedback): sbe, with the detached hidden states of the source tasks;
+- prediction_feedback: sbe, with embeddings of the source tasks' predictions.
 """
 
 from __future__ import annotations
@@ -51,24 +51,25 @@ class ModelConfig:
     """Dropout in front of each layer of the heads, 0 to 1."""
 
     def __post_init__(self):
-        fed = self.framework in ("sbe_hsf", "prediction_feedback")
+        needs_feedback = self.framework in ("sbe_hsf", "prediction_feedback")
         if self.framework == "se" and self.task_layers:
-            raise ValueError("task_layers needs framework sbe or sbe_hsf; se shares the whole encoder")
+            raise ValueError("task_layers needs another framework than se, which shares the whole encoder")
         if self.framework != "se" and not 0 < self.task_layers <= self.encoder.layers:
             raise ValueError(
                 f"task_layers must be between 1 and the encoder's {self.encoder.layers} layers, not {self.task_layers}"
             )
         if self.framework != "se" and self.encoder.kind == "none":
             raise ValueError(f"framework {self.framework} needs an encoder with layers, not none")
-        if fed != bool(self.feedback):
-            raise ValueError(f"feedback {'is missing for' if fed else 'has no meaning in'} framework {self.framework}")
+        if needs_feedback != bool(self.feedback):
+            fault = "is missing for" if needs_feedback else "has no meaning in"
+            raise ValueError(f"feedback {fault} framework {self.framework}")
         if not 0 <= self.gt_rate <= 1:
             raise ValueError(f"gt_rate must be in [0, 1], not {self.gt_rate}")
         dependency_order(tuple(TASKS), self.feedback)
 
 
 def dependency_order(tasks: tuple[str, ...], feedback: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """Tasks so ordered that each comes after its sources; ValueError for unknown names or cycles."""
+    """The tasks, each after its sources; ValueError for unknown names or cycles."""
     for target, sources in feedback.items():
         for name in (target, *sources):
             if name not in tasks:
@@ -81,18 +82,21 @@ def dependency_order(tasks: tuple[str, ...], feedback: dict[str, tuple[str, ...]
 
 
 class Predicted(NamedTuple):
-    """outputs {task: (batch, time, width)} logits, hidden {task: (batch, time, dim)}, state to carry."""
+    """What a model computes for a batch of windows."""
 
     outputs: dict[str, Tensor]
+    """{task: (batch, time, width)}, raw."""
     hidden: dict[str, Tensor]
+    """{task: (batch, time, dim)}, each head's last hidden layer."""
     state: dict[str, State]
+    """{"trunk" or task: final state} of the recurrent layers."""
 
 
 class MultiTaskModel(nn.Module):
     """Standardisation, shared trunk, task layers with optional feedback, heads."""
 
     def __init__(self, in_dim: int, config: ModelConfig, outputs: dict[str, int]):
-        """outputs: {task: width of its output layer}, which also says which tasks there are."""
+        """outputs: {task: width of its output layer}, for every task of the model."""
         super().__init__()
         own, shared = config.task_layers, config.encoder.layers - config.task_layers
         self.order = dependency_order(tuple(outputs), config.feedback)
@@ -119,20 +123,20 @@ class MultiTaskModel(nn.Module):
         labels: Tensor | None = None,
         gt_rate: float = 0.0,
     ) -> Predicted:
-        # x: (batch, time, dim); used: (batch,) frames that count; labels: (batch, time, 15)
+        # x: (batch, time, dim); used: (batch,) number of frames of each window; labels: (batch, time, 15)
         state = state or {}
-        left: dict[str, State] = {}
-        shared, left["trunk"] = self.trunk(self.standardise(x), state.get("trunk"), used)
+        final: dict[str, State | None] = {}
+        shared, final["trunk"] = self.trunk(self.standardise(x), state.get("trunk"), used)
         outputs: dict[str, Tensor] = {}
         hidden: dict[str, Tensor] = {}
         for task in self.order:
-            fed = [self._feedback(source, outputs, hidden, labels, gt_rate) for source in self.sources[task]]
-            y, left[task] = self.tops[task](torch.cat([shared, *fed], -1), state.get(task), used)
+            feedback = [self._feedback(source, outputs, hidden, labels, gt_rate) for source in self.sources[task]]
+            y, final[task] = self.tops[task](torch.cat([shared, *feedback], -1), state.get(task), used)
             outputs[task], hidden[task] = self.heads[task](y)
-        return Predicted(outputs, hidden, {name: part for name, part in left.items() if part is not None})
+        return Predicted(outputs, hidden, {name: part for name, part in final.items() if part is not None})
 
     def _feedback(self, source: str, outputs: dict, hidden: dict, labels: Tensor | None, gt_rate: float) -> Tensor:
-        """What a source task passes on: (batch, time, dim), cut off from the source's gradients."""
+        """A source task's feedback (batch, time, dim), detached."""
         if not self.by_prediction:
             return hidden[source].detach()
         prediction = unit_range(source, probabilities({source: outputs[source].detach()})[source])

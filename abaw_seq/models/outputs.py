@@ -1,4 +1,4 @@
-"""What a model's raw outputs mean: probabilities, bins and values."""
+"""A model's raw outputs as probabilities and values."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ BINS = 20
 
 
 def bin_expectation(logits: Tensor) -> Tensor:
-    """(..., 20) logits of equal bins over [-1, 1] -> (...) expected value."""
+    """Logits (..., 20) of equal bins over [-1, 1] -> expected value (...)."""
     centres = (torch.arange(BINS, device=logits.device, dtype=logits.dtype) + 0.5) / BINS * 2 - 1
     return logits.softmax(-1) @ centres
 
 
 def probabilities(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Outputs (..., width) as what is stored: valence, arousal (...), expression (..., 8), au (..., 12)."""
+    """Raw outputs (..., width) -> valence and arousal (...), probabilities of expression (..., 8) and au (..., 12)."""
     result = {}
     for name, output in outputs.items():
         output = output.float()
@@ -32,12 +32,12 @@ def probabilities(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def unit_range(task: str, prediction: Tensor) -> Tensor:
-    """A task's probabilities as (..., width) in [0, 1]; valence and arousal are mapped to it."""
+    """A task's `probabilities` as (..., width) in [0, 1], to which valence and arousal are mapped."""
     return prediction if task in (EXPRESSION.name, AU.name) else (prediction[..., None] + 1) / 2
 
 
 def unit_truth(task: str, labels: Tensor) -> Tensor:
-    """Labels (..., 15) of one task in the form of `unit_range`, NaN where there is no label."""
+    """One task's part of labels (..., 15) in the form of `unit_range`, NaN where there is no label."""
     target = labels[..., TASKS[task].columns]
     if task == EXPRESSION.name:
         known = ~torch.isnan(target)

@@ -23,22 +23,22 @@ def conv(*sizes: int, **settings) -> nn.Conv2d:
     return nn.Conv2d(*sizes, **settings).requires_grad_(False)
 
 
-def deviation(found: torch.Tensor, layer: nn.Conv2d, x: torch.Tensor) -> float:
+def deviation(y: torch.Tensor, layer: nn.Conv2d, x: torch.Tensor) -> float:
     """Standard deviation of the error, relative to that of the exact result."""
     exact = nn.functional.conv2d(
         x.double(), layer.weight.double(), None if layer.bias is None else layer.bias.double(), padding=1
     )
-    assert found.shape == exact.shape
-    return float((found - exact).std() / exact.std())
+    assert y.shape == exact.shape
+    return float((y - exact).std() / exact.std())
 
 
 @pytest.mark.parametrize("height, width", [(6, 6), (14, 10), (7, 7), (5, 8), (1, 3), (2, 1), (1, 1)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_winograd_is_as_exact_as_the_convolution(height, width, bias):
     layer, x = conv(24, 40, 3, padding=1, bias=bias), images(3, 24, height, width)
-    found = WinogradConv2d(layer)(x)
-    assert deviation(found, layer, x) < 5e-7
-    assert found.is_contiguous(memory_format=torch.channels_last)
+    y = WinogradConv2d(layer)(x)
+    assert deviation(y, layer, x) < 5e-7
+    assert y.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_winograd_needs_no_channels_last_input_and_ends_pixels_at_the_border():

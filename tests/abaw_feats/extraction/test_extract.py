@@ -77,11 +77,11 @@ def whole(root, networks, tmp_path_factory):
 
 def test_features_are_those_of_one_frame_at_a_time(root, networks, tmp_path):
     run(tmp_path / "feats.h5", [root], networks, dtype="float32", batch_size=5)
-    found = read(tmp_path / "feats.h5")
-    assert list(found) == sorted(LENGTHS)
+    written = read(tmp_path / "feats.h5")
+    assert list(written) == sorted(LENGTHS)
     for path in networks:
         backbone = load(find_spec(path), "random")
-        for name, video in found.items():
+        for name, video in written.items():
             assert video.frames.tolist() == list(range(1, LENGTHS[name] + 1)) and video.valid.all()
             for row, frame in enumerate(video.frames):
                 image = np.array(Image.open(root / name / f"{frame:05d}.png"))
@@ -90,14 +90,14 @@ def test_features_are_those_of_one_frame_at_a_time(root, networks, tmp_path):
                     expected = backbone.module(x)[0].numpy()
                 stored = video.features[path.stem][row]
                 np.testing.assert_allclose(stored, expected, atol=2e-5, rtol=1e-4)
-    assert found["1-25-64x64"].fps == 25 and found["z"].source == str(root / "z")
+    assert written["1-25-64x64"].fps == 25 and written["z"].source == str(root / "z")
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_features_do_not_depend_on_the_batch(root, networks, whole, tmp_path, batch_size):
     run(tmp_path / "feats.h5", [root], networks, batch_size=batch_size)
-    found = read(tmp_path / "feats.h5")
-    for name, video in found.items():
+    written = read(tmp_path / "feats.h5")
+    for name, video in written.items():
         for backbone, values in video.features.items():
             np.testing.assert_allclose(values, whole[name].features[backbone], atol=2e-3)
 
@@ -129,8 +129,8 @@ def test_missing_videos_and_backbones_are_added_and_the_rest_is_not_computed(
     assert computed == ["tiny", "tiny"] and set(read(out)) == set(LENGTHS)
     run(out, [root], networks, batch_size=64)
     assert computed == ["tiny", "tiny", "grey"]
-    found = read(out)
-    for name, video in found.items():
+    written = read(out)
+    for name, video in written.items():
         assert video.features.keys() == {"tiny", "grey"}
         for backbone, values in video.features.items():
             np.testing.assert_allclose(values, whole[name].features[backbone], atol=2e-3)
@@ -164,10 +164,10 @@ def test_mixed_sizes_grey_images_and_video_files(networks, tmp_path):
     write_video(tmp_path / "v" / "clip.mp4", frames=11)
     run(tmp_path / "feats.h5", [tmp_path / "v"], networks, dtype="float32")
     run(tmp_path / "alone.h5", [tmp_path / "v"], networks, dtype="float32", batch_size=1)
-    found, alone = read(tmp_path / "feats.h5"), read(tmp_path / "alone.h5")
-    assert found["clip"].frames.tolist() == list(range(1, 12))
-    assert (found["clip"].fps, found["clip"].frame_count, found["mixed"].frame_count) == (25.0, 11, None)
-    for name, video in found.items():
+    written, alone = read(tmp_path / "feats.h5"), read(tmp_path / "alone.h5")
+    assert written["clip"].frames.tolist() == list(range(1, 12))
+    assert (written["clip"].fps, written["clip"].frame_count, written["mixed"].frame_count) == (25.0, 11, None)
+    for name, video in written.items():
         for backbone, values in video.features.items():
             np.testing.assert_allclose(values, alone[name].features[backbone], atol=2e-5, rtol=1e-4)
 
@@ -191,11 +191,11 @@ def test_bad_frames_are_flagged_and_bad_videos_named(damaged, networks, tmp_path
     with pytest.raises(AbawError, match="3 of 5 videos could not be extracted: dark, empty, torn") as error:
         run(tmp_path / "feats.h5", [damaged], networks)
     assert error.value.exit_code == 1
-    found = read(tmp_path / "feats.h5")
-    assert set(found) == {"good", "holes"}
-    assert found["holes"].valid.tolist() == [True, False, False, True, True, False, True]
-    for values in found["holes"].features.values():
-        assert (values[~found["holes"].valid] == 0).all() and np.abs(values[found["holes"].valid]).min(1).any()
+    written = read(tmp_path / "feats.h5")
+    assert set(written) == {"good", "holes"}
+    assert written["holes"].valid.tolist() == [True, False, False, True, True, False, True]
+    for values in written["holes"].features.values():
+        assert (values[~written["holes"].valid] == 0).all() and np.abs(values[written["holes"].valid]).min(1).any()
     said = capsys.readouterr().err
     assert "holes: 3 unreadable (valid = false): frames 2-3, 6" in said
     assert "empty: left out, it has no frames" in said and "torn: left out, not decodable" in said
@@ -227,11 +227,11 @@ def test_labels_and_splits_come_with_annotations_also_later(root, networks, tmp_
     train.write_text(header + "video2_left/00003.jpg,0.25,-0.5,4" + ",1" * 12 + "\n")
     val.write_text(header + "z/00001.jpg,-5,-5,-1" + ",-1" * 12 + "\nabsent/00001.jpg,0,0,1" + ",0" * 12 + "\n")
     run(out, [root / "z"], networks[:1], annotations=[train, val])
-    found = read(out)
-    assert set(found) == set(LENGTHS)
-    assert (found["video2_left"].split, found["z"].split, found["video2_right"].split) == ("train", "val", None)
-    assert found["video2_left"].labels[2].tolist() == [0.25, -0.5, 4.0] + [1.0] * 12
-    assert np.isnan(found["video2_left"].labels[[0, 1, 3]]).all() and found["video2_right"].labels is None
+    written = read(out)
+    assert set(written) == set(LENGTHS)
+    assert (written["video2_left"].split, written["z"].split, written["video2_right"].split) == ("train", "val", None)
+    assert written["video2_left"].labels[2].tolist() == [0.25, -0.5, 4.0] + [1.0] * 12
+    assert np.isnan(written["video2_left"].labels[[0, 1, 3]]).all() and written["video2_right"].labels is None
     run(out, [root], networks)
     assert read(out)["video2_left"].labels[2, 2] == 4.0
 

@@ -16,15 +16,15 @@ def test_values_and_gradients_are_those_of_prelu(layout):
         quick.weight.copy_(slopes)
     values = torch.randn(3, 5, 8, 8).to(memory_format=layout)
     values[0, :, 0, 0] = 0
-    found = []
+    results = []
     for module in (plain, quick):
         x = values.clone().requires_grad_()
         y = module(x)
         (y * torch.arange(y.numel()).reshape(y.shape) / 1000).sum().backward()
-        found.append((y, x.grad, module.weight.grad))
-    assert torch.equal(found[0][0], found[1][0])
-    assert torch.equal(found[0][1], found[1][1])
-    torch.testing.assert_close(found[0][2], found[1][2], atol=1e-5, rtol=1e-5)
+        results.append((y, x.grad, module.weight.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    torch.testing.assert_close(results[0][2], results[1][2], atol=1e-5, rtol=1e-5)
 
 
 def test_autocast_keeps_half_precision():

@@ -43,16 +43,16 @@ def with_gaps(target, mask):
 
 
 def test_mse_is_the_mean_over_labelled_frames(draw):
-    found = masked_mse(draw["value"], with_gaps(draw["target"], draw["mask"]), draw["mask"])
+    loss = masked_mse(draw["value"], with_gaps(draw["target"], draw["mask"]), draw["mask"])
     kept = draw["mask"]
-    assert found == pytest.approx(((draw["value"] - draw["target"])[kept] ** 2).mean().item(), rel=1e-6)
+    assert loss == pytest.approx(((draw["value"] - draw["target"])[kept] ** 2).mean().item(), rel=1e-6)
 
 
 def test_ccc_is_the_metric(draw):
-    found = ccc_loss(draw["value"], with_gaps(draw["target"], draw["mask"]), draw["mask"])
+    loss = ccc_loss(draw["value"], with_gaps(draw["target"], draw["mask"]), draw["mask"])
     kept = draw["mask"]
     expected = concordance_correlation(draw["value"][kept].double().numpy(), draw["target"][kept].double().numpy())
-    assert 1 - found.item() == pytest.approx(expected, abs=1e-5)
+    assert 1 - loss.item() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -62,33 +62,33 @@ def test_cross_entropy_is_torchs_on_the_labelled_frames(draw, smoothing, weighte
         smoothing = 0.0  # torch spreads class weights over the smoothed targets; ours weigh the frame
     weight = torch.rand(8) + 0.1 if weighted else None
     target = with_gaps(draw["classes"], draw["mask"])
-    found = masked_cross_entropy(draw["logits"], target, draw["mask"], weight=weight, smoothing=smoothing)
+    loss = masked_cross_entropy(draw["logits"], target, draw["mask"], weight=weight, smoothing=smoothing)
     kept = draw["mask"]
     expected = F.cross_entropy(draw["logits"][kept], draw["classes"][kept], weight, label_smoothing=smoothing)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(loss, expected)
 
 
 def test_focal_cross_entropy_discounts_the_easy_frames(draw):
     target, kept = with_gaps(draw["classes"], draw["mask"]), draw["mask"]
-    found = masked_cross_entropy(draw["logits"], target, kept, focal=2.0)
+    loss = masked_cross_entropy(draw["logits"], target, kept, focal=2.0)
     p = draw["logits"].softmax(-1)[kept].gather(1, draw["classes"][kept][:, None])[:, 0]
-    torch.testing.assert_close(found, ((1 - p) ** 2 * -p.log()).mean())
+    torch.testing.assert_close(loss, ((1 - p) ** 2 * -p.log()).mean())
 
 
 def test_binary_cross_entropy_is_torchs_on_the_labelled_cells(draw):
     mask = (torch.rand(5, 9, 12) < 0.5) & draw["mask"][..., None]
     weight = torch.rand(12) + 0.5
-    found = masked_bce(draw["cells"], with_gaps(draw["active"], mask), mask, positive_weight=weight)
+    loss = masked_bce(draw["cells"], with_gaps(draw["active"], mask), mask, positive_weight=weight)
     every = F.binary_cross_entropy_with_logits(draw["cells"], draw["active"], pos_weight=weight, reduction="none")
-    torch.testing.assert_close(found, every[mask].mean())
+    torch.testing.assert_close(loss, every[mask].mean())
 
 
 def test_asymmetric_loss_has_an_exponent_for_each_side(draw):
     mask = torch.ones(5, 9, 12, dtype=torch.bool)
-    found = masked_bce(draw["cells"], draw["active"], mask, focal=0.0, negative_focal=3.0)
+    loss = masked_bce(draw["cells"], draw["active"], mask, focal=0.0, negative_focal=3.0)
     p = draw["cells"].sigmoid()
     plain = torch.where(draw["active"] > 0.5, -p.log(), -(1 - p).log() * p**3)
-    torch.testing.assert_close(found, plain.mean())
+    torch.testing.assert_close(loss, plain.mean())
 
 
 @pytest.mark.parametrize("kind", ["mse", "ccc", "mse+ccc", "bins"])

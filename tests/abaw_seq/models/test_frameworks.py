@@ -117,10 +117,10 @@ def test_the_share_of_frames_taught_from_the_ground_truth(rate):
     prediction = torch.zeros(40, 50, 12)
     truth = torch.ones(40, 50, 12)
     truth[:20, :, 3] = float("nan")
-    found = embedding(prediction, truth, rate)
-    taught = found.abs().sum(-1) > 0
-    assert not taught[:20].any()
-    assert taught[20:].float().mean().item() == pytest.approx(rate, abs=0.04)
+    vectors = embedding(prediction, truth, rate)
+    from_truth = vectors.abs().sum(-1) > 0
+    assert not from_truth[:20].any()
+    assert from_truth[20:].float().mean().item() == pytest.approx(rate, abs=0.04)
 
 
 def test_ground_truth_is_never_used_outside_training():

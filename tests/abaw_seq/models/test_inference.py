@@ -25,21 +25,21 @@ def model_of(kind, **extra):
 @pytest.mark.parametrize("kind, carry", [("gru", True), ("lstm", True), ("gru", False), ("transformer", False)])
 def test_every_frame_of_every_video_gets_a_prediction(corpus, kind, carry):
     videos = [3, 0, 5]
-    found = predict_videos(model_of(kind), corpus, videos, length=64, carry=carry)
+    predictions = predict_videos(model_of(kind), corpus, videos, length=64, carry=carry)
     total = sum(corpus.lengths[v] for v in videos)
-    assert {t: tuple(v.shape) for t, v in found.items()} == {
+    assert {t: tuple(v.shape) for t, v in predictions.items()} == {
         "valence": (total,), "arousal": (total,), "expression": (total, 8), "au": (total, 12)
     }  # fmt: skip
-    assert all(torch.isfinite(values).all() for values in found.values())
-    torch.testing.assert_close(found["expression"].sum(-1), torch.ones(total))
+    assert all(torch.isfinite(values).all() for values in predictions.values())
+    torch.testing.assert_close(predictions["expression"].sum(-1), torch.ones(total))
 
 
 @pytest.mark.parametrize("length", [7, 64, 1000])
 def test_carried_segments_equal_one_pass_over_the_video(corpus, length):
     model = model_of("lstm")
-    found = predict_videos(model, corpus, [0, 3, 4], length=length, carry=True)
+    predictions = predict_videos(model, corpus, [0, 3, 4], length=length, carry=True)
     whole = [probabilities(model(corpus.features[corpus.rows([v])][None]).outputs)["au"][0] for v in (0, 3, 4)]
-    torch.testing.assert_close(found["au"], torch.cat(whole).detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(predictions["au"], torch.cat(whole).detach(), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind, carry", [("gru", True), ("transformer", False), ("tcn", False)])
@@ -54,9 +54,9 @@ def test_a_videos_predictions_do_not_depend_on_its_company(corpus, kind, carry):
 
 def test_a_window_as_long_as_the_video_is_one_plain_pass(corpus):
     model = model_of("transformer")
-    found = predict_videos(model, corpus, [1], length=500, carry=False)
+    predictions = predict_videos(model, corpus, [1], length=500, carry=False)
     plain = probabilities(model(corpus.features[corpus.rows([1])][None]).outputs)
-    torch.testing.assert_close(found["valence"], plain["valence"][0].detach(), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(predictions["valence"], plain["valence"][0].detach(), atol=1e-6, rtol=1e-5)
 
 
 def test_prediction_leaves_the_model_as_it_was(corpus):
