@@ -1,4 +1,4 @@
-"""The networks at work: loaded, prepared for a device and a precision, fed with batches of frames."""
+"""The networks of an extraction: loaded, prepared for a device and a precision, applied to batches of frames."""
 
 from __future__ import annotations
 
@@ -22,56 +22,54 @@ from abaw_seq.terminal import say
 
 CPU_ROWS = 8
 GPU_ROWS = 256
-PARTS_PER_CORE = 2  # of so many rows, that are decoded and written at once
+PARTS_PER_CORE = 2  # in each batch that is decoded and written on the CPU
 Images = list[tuple[np.ndarray, Tensor]]
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass
 class Encoder:
-    """One frozen network on its device.
-
-    `rows` is how many frames it computes on at once; it is halved when memory runs out. Within
-    `one_part_per_core` it computes on `cores` times as many in that many threads.
-    """
+    """One frozen network on its device."""
 
     name: str
     module: Prepared
     preprocessing: Preprocessing
     device: torch.device
     rows: int
+    """Frames that it computes on at once, in each thread; halved when memory runs out."""
     cores: int = 1
+    """Threads that compute side by side, each on `rows` frames."""
     threads: ThreadPoolExecutor | None = None
+    """These threads, within `one_part_per_core`."""
 
     def encode(self, images: Images, capacity: int, used: int | None = None) -> Encoding:
-        """Begin to compute the features of a batch's images; rows without an image hold what zeros give.
+        """Begin to compute the features of a batch of `capacity` rows, or of at least its first `used` rows.
 
-        There are `capacity` rows of features, or at least `used` if only the first so many are wanted: the
-        network always computes on equal numbers of rows, and on no more of them than that needs.
-        images: [(rows int64 (n,) rising, pixels uint8 (n, height, width, 3) on the device)].
+        The network computes on the same number of rows at every call; rows without an image are zeros.
+        images: [(rows int64 (n,) ascending, pixels uint8 (n, height, width, 3) on the device)].
         """
-        wanted = capacity if used is None else max(used, 1)
+        used = capacity if used is None else max(used, 1)
         if self.threads is not None:
             rows = min(self.rows, capacity)
-            starts = range(0, wanted, rows)
+            starts = range(0, used, rows)
             return Encoding([self.threads.submit(self._part, images, first, rows) for first in starts], capacity)
         while True:
             rows = min(self.rows, capacity)
             try:
-                return Encoding([self._part(images, first, rows) for first in range(0, wanted, rows)], capacity)
+                return Encoding([self._part(images, first, rows) for first in range(0, used, rows)], capacity)
             except torch.OutOfMemoryError:
                 if rows == 1:
                     raise AbawError(f"backbone {self.name}: not even one frame fits into memory") from None
             self.rows = rows // 2
             torch.cuda.empty_cache()
-            say(f"{self.name}: out of memory, going on with {self.rows} frames at once")
+            say(f"{self.name}: out of memory, continues with {self.rows} frames at once")
 
     @torch.inference_mode()
     def _part(self, images: Images, first: int, rows: int) -> Tensor:
         return self.module(self._input(images, first, rows))
 
     def _input(self, images: Images, first: int, count: int) -> Tensor:
-        """Normalised (count, channels, size, size) of the rows from `first`: every call has one shape."""
+        """Normalised images (count, channels, size, size) of the rows from `first` on."""
         pre, chosen = self.preprocessing, []
         for rows, pixels in images:
             start, stop = np.searchsorted(rows, (first, first + count))
@@ -87,13 +85,13 @@ class Encoder:
 
 @dataclass
 class Encoding:
-    """Features of a batch, part by part, of which some may still be computed."""
+    """The features of a batch, in parts that may still be computed."""
 
     parts: list[Tensor | Future]
     capacity: int
 
     def result(self) -> Tensor:
-        """Float32 (n, dim); waits for what is not there yet."""
+        """Float32 (n, dim); waits for parts that are still computed."""
         parts = [part.result() if isinstance(part, Future) else part for part in self.parts]
         return torch.cat(parts)[: self.capacity].float()
 
@@ -102,8 +100,8 @@ class Encoding:
 def one_part_per_core(encoders: Iterable[Encoder]) -> Iterator[None]:
     """Within it, encoders on the CPU compute on several parts of a batch at once, each on one core.
 
-    No core waits for another within a network, as the threads of an operation do, and how a number rounds
-    does not depend on how many cores there are. What has not begun when it ends is given up.
+    Cores do not wait for one another, as the threads of an operation do, and rounding does not depend on the
+    number of cores. Parts that have not begun when the context ends are cancelled.
     """
     encoders = [encoder for encoder in encoders if encoder.device.type == "cpu"]
     cores = torch.get_num_threads()
@@ -125,28 +123,28 @@ def one_part_per_core(encoders: Iterable[Encoder]) -> Iterator[None]:
 
 
 def load_backbones(backbones: Sequence[str], weights: dict[str, str]) -> dict[str, LoadedBackbone]:
-    """The frozen networks of `--backbone` with the weights of `--weights`, by the name their features get.
+    """The frozen networks, by the name under which their features are stored.
 
-    Keys of `weights` are names or what was given to `--backbone`. Raises UserError.
+    backbones: what `find_spec` takes; weights: {one of these, or the name: file}. Raises UserError.
     """
     loaded: dict[str, LoadedBackbone] = {}
     unused = dict(weights)
-    specs = {given: find_spec(given) for given in backbones}
-    for given, spec in specs.items():
+    specs = {backbone: find_spec(backbone) for backbone in backbones}
+    for backbone, spec in specs.items():
         if spec.name in loaded:
-            raise UserError(f"two backbones are called {spec.name!r}; give one another name in its YAML file")
-        file = unused.pop(spec.name, None) or unused.pop(given, None)
+            raise UserError(f"two backbones are called {spec.name!r}; give one of them another name in its YAML file")
+        file = unused.pop(spec.name, None) or unused.pop(backbone, None)
         loaded[spec.name] = load(spec, file)
     if unused:
         names = ", ".join(spec.name for spec in specs.values())
-        raise UserError(f"--weights {next(iter(unused))}=...: no such --backbone in this command ({names})")
+        raise UserError(f"weights of {next(iter(unused))}: no such backbone among those to extract ({names})")
     return loaded
 
 
 def prepare_encoders(
     loaded: dict[str, LoadedBackbone], *, device: torch.device, precision: str, rows: int | None
 ) -> dict[str, Encoder]:
-    """The networks ready to compute on `rows` frames at once (None: what suits the device)."""
+    """The networks, ready to compute on `rows` frames at once (None: as many as suit the device)."""
     if rows is None:
         rows = CPU_ROWS if device.type == "cpu" else GPU_ROWS
     return {
@@ -162,7 +160,7 @@ def prepare_encoders(
 
 
 def batch_rows(encoders: Sequence[Encoder]) -> int:
-    """How many rows a batch should have that all of these encoders compute on."""
+    """How many rows a batch should have for all of these encoders."""
     on_gpu = any(encoder.device.type == "cuda" for encoder in encoders)
     return max(encoder.rows * encoder.cores for encoder in encoders) * (1 if on_gpu else PARTS_PER_CORE)
 
@@ -183,7 +181,7 @@ def describe(backbone: LoadedBackbone, *, dtype: str, precision: str) -> Backbon
 
 
 def upload(batch: Batch, device: torch.device, stream: torch.cuda.Stream | None) -> Images:
-    """A batch's images on the device; to a GPU they travel on their own stream, beside the computing."""
+    """A batch's images on the device; they are copied to a GPU on a stream of their own, during computation."""
     if stream is None:
         return [(rows, pixels.to(device)) for rows, pixels in batch.images]
     with torch.cuda.stream(stream):
@@ -196,7 +194,7 @@ def upload(batch: Batch, device: torch.device, stream: torch.cuda.Stream | None)
 
 
 class Download:
-    """Features on their way to host memory; `numpy()` waits until they are there."""
+    """Features that are copied to host memory; `numpy()` waits for the copy."""
 
     def __init__(self, features: Tensor, dtype: torch.dtype):
         features = features.to(dtype)
@@ -210,7 +208,7 @@ class Download:
             self._event.record()
 
     def numpy(self):
-        """(rows, dim) of the dtype asked for."""
+        """Features (rows, dim) of the requested dtype."""
         if self._event is not None:
             self._event.synchronize()
         return self._host.numpy()

@@ -65,14 +65,16 @@ def extract(
 ) -> None:
     """Write the features of every frame of `videos` by every one of `backbones` to the file `out`.
 
-    What `out` and its spool hold already is kept, not computed again. `weights` {backbone: file or
-    "random"}; `dtype` "float16" or "float32" (default: as in `out`, else float16); `shard` (I, N)
-    takes the I-th of N shares of the videos. Raises UserError for what cannot be done as asked, and
-    AbawError at the end if videos (with `strict`: frames) could not be read.
+    Features that `out` and its spool already contain are not computed again.
+
+    weights: {backbone: file or "random"}; dtype: "float16" or "float32" (default: as in `out`, else float16);
+    shard: (I, N) for the I-th of N shares of the videos.
+    Raises UserError where the arguments do not fit each other or `out`, and AbawError at the end if videos
+    (with `strict`: frames) could not be read.
     """
     out = Path(out)
     with process_group(device, longest_wait=LONGEST_WAIT) as group, ExitStack() as stack:
-        # What to read, and with which networks
+        # Videos, labels, networks.
         spool = group.share(lambda: stack.enter_context(locked_spool(out)))
         sources = list_videos(videos)
         if shard is not None:
@@ -80,7 +82,7 @@ def extract(
         labels = read_annotations(*annotations) if annotations else None
         loaded = load_backbones(backbones, weights or {})
 
-        # What is left to do, and which of it is this process's share
+        # What remains to be done, and this process's share of it.
         precision = settled_precision(precision, finished_files(spool), loaded, group.device)
         plan = group.share(
             lambda: make_plan(sources, loaded, spool, dtype=dtype, precision=precision, processes=group.size)
@@ -88,7 +90,7 @@ def extract(
         share = plan.shares[group.rank]
         frames = sum(video.frame_count for videos_alike in share.values() for video in videos_alike)
 
-        # Read, decode, compute and write, all at the same time, each a few batches ahead of the next
+        # Read, decode, compute and write at the same time, each a few batches ahead of the next.
         encoders = {}
         if share:
             encoders = prepare_encoders(loaded, device=group.device, precision=precision, rows=batch_size)
@@ -104,15 +106,15 @@ def extract(
                 spooling.write(batch, {name: rows.numpy() for name, rows in features.items()})
                 advance(batch.rows, f"{spooling.finished} videos done")
 
-            behind: deque[Future] = deque()
+            writing: deque[Future] = deque()
             for batch, features in encode_videos(share, encoders, infos=plan.infos, device=group.device):
-                behind.append(writer.submit(write, batch, features))
-                if len(behind) > BATCHES_BEHIND:
-                    behind.popleft().result()
-            while behind:
-                behind.popleft().result()
+                writing.append(writer.submit(write, batch, features))
+                if len(writing) > BATCHES_BEHIND:
+                    writing.popleft().result()
+            while writing:
+                writing.popleft().result()
 
-        # Join, once everybody is done
+        # Join, once all processes are done.
         failures = dict(plan.changed)
         for of_process in group.gather(spooling.failures):
             failures |= of_process
@@ -123,16 +125,14 @@ def extract(
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run computes.
-
-    infos    the backbones as the file describes them
-    shares   for each process {backbones to compute: the videos that lack just these}
-    changed  videos whose folder no longer holds what was extracted from it, and how
-    """
+    """What a run computes."""
 
     infos: dict[str, BackboneInfo]
+    """The backbones, as the feature file describes them."""
     shares: list[Share]
+    """Of each process: {backbones to compute: videos that lack exactly these}."""
     changed: dict[str, str]
+    """{video whose folder has changed since its extraction: how}."""
 
 
 def make_plan(
@@ -144,12 +144,12 @@ def make_plan(
     precision: str,
     processes: int,
 ) -> Plan:
-    """Compare what was asked for with what the output and its spool hold.
+    """Compare the videos and backbones to extract with those that the output and its spool contain.
 
-    Raises UserError if a backbone there has other weights or preprocessing than the one given.
+    Raises UserError if a stored backbone has other weights or preprocessing than the loaded one.
     """
-    there = Holdings(finished_files(spool))
-    known = there.backbones()
+    stored = Holdings(finished_files(spool))
+    known = stored.backbones()
     infos = {
         name: describe(
             backbone,
@@ -158,39 +158,39 @@ def make_plan(
         )
         for name, backbone in loaded.items()
     }
-    merge_backbones({**there.by_file, "this command": infos})
+    merge_backbones({**stored.by_file, "this command": infos})
 
     changed, todo = {}, []
     for video in sources:
-        if there.rows.get(video.name, video.frame_count) != video.frame_count and not video.is_file:
+        if stored.rows.get(video.name, video.frame_count) != video.frame_count and not video.is_file:
             changed[video.name] = (
-                f"{video.path} holds {video.frame_count} frames now, {there.rows[video.name]} when it was "
+                f"{video.path} has {video.frame_count} frames now but had {stored.rows[video.name]} when it was "
                 "extracted; extract it into a new file"
             )
-        elif not there.held(video.name).issuperset(infos):
+        elif not stored.held(video.name).issuperset(infos):
             todo.append(video)
     shares = []
     for videos in balanced_shards(todo, processes):
         share: Share = {}
         for video in videos:
-            missing = tuple(name for name in infos if name not in there.held(video.name))
+            missing = tuple(name for name in infos if name not in stored.held(video.name))
             share.setdefault(missing, []).append(video)
         shares.append(share)
     return Plan(infos, shares, changed)
 
 
-def settled_precision(asked: str, files: Sequence[Path], loaded: Iterable[str], device: torch.device) -> str:
-    """The precision to compute in; `auto` goes on in the one that the file's features have already."""
-    if asked == "auto":
+def settled_precision(precision: str, files: Sequence[Path], loaded: Iterable[str], device: torch.device) -> str:
+    """The precision to compute in; `auto` is that of the features already in the files, if they agree."""
+    if precision == "auto":
         known = Holdings(files).backbones()
         stored = {known[name].precision for name in loaded if name in known}
         if len(stored) == 1:
             return stored.pop()
-    return find_precision(asked, device)
+    return find_precision(precision, device)
 
 
 def finished_files(spool: Spool) -> list[Path]:
-    """The output, if it is there, and the finished videos beside it."""
+    """The output, if it exists, and the finished videos beside it."""
     return [path for path in (spool.out,) if path.exists()] + spool.parts()
 
 
@@ -201,36 +201,37 @@ def encode_videos(
     infos: dict[str, BackboneInfo],
     device: torch.device,
 ) -> Iterator[tuple[Batch, dict[str, Download]]]:
-    """Each batch of frames with its features by every encoder its videos lack, from one decoding."""
+    """Each batch of frames, decoded once, with its features by every encoder that its videos lack."""
     on_gpu = device.type == "cuda"
     uploads = torch.cuda.Stream(device) if on_gpu else None
     workers = decoding_threads(device)
-    begun: deque[tuple[Batch, dict[str, Encoding]]] = deque()
+    computing: deque[tuple[Batch, dict[str, Encoding]]] = deque()
 
     def finish() -> tuple[Batch, dict[str, Download]]:
-        batch, encodings = begun.popleft()
-        return batch, {name: Download(found.result(), DTYPES[infos[name].dtype]) for name, found in encodings.items()}
+        batch, encodings = computing.popleft()
+        return batch, {name: Download(parts.result(), DTYPES[infos[name].dtype]) for name, parts in encodings.items()}
 
     for names, videos in share.items():
         rows = batch_rows([encoders[name] for name in names])
         for batch in load_batches(videos, batch_size=rows, workers=workers, pin_memory=on_gpu):
             images = upload(batch, device, uploads)
-            begun.append((batch, {name: encoders[name].encode(images, batch.capacity, batch.rows) for name in names}))
-            if on_gpu or len(begun) > 1:  # a GPU has its own queue
+            encodings = {name: encoders[name].encode(images, batch.capacity, batch.rows) for name in names}
+            computing.append((batch, encodings))
+            if on_gpu or len(computing) > 1:  # a GPU has its own queue
                 yield finish()
-    while begun:
+    while computing:
         yield finish()
 
 
 def decoding_threads(device: torch.device) -> int:
-    """As many as there are cores for a GPU; for the CPU fewer, since the encoders need the cores."""
+    """Number of threads: one per core for a GPU; fewer for the CPU, whose cores the encoders need."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, cores // here if device.type == "cuda" else cores // (2 * here))
 
 
 def join(spool: Spool, labels: Annotations | None) -> None:
-    """Put the finished videos and the labels into the output, unless it has them all."""
+    """Write the finished videos and the labels into the output, unless it has them all."""
     files = finished_files(spool)
     if not files or (files == [spool.out] and (labels is None or labels_are_in(spool.out, labels))):
         return
@@ -239,7 +240,9 @@ def join(spool: Spool, labels: Annotations | None) -> None:
 
 
 def report(out: Path, sources: Sequence[VideoSource], failures: dict[str, str], *, strict: bool) -> None:
-    """Say what is in the output and what could not be read; raises AbawError if something must be done."""
+    """Say what the output contains and what could not be read; raises AbawError for videos that are missing
+    and, if `strict`, for unreadable frames.
+    """
     frames = videos = 0
     unreadable: dict[str, np.ndarray] = {}
     if out.exists():
@@ -249,9 +252,8 @@ def report(out: Path, sources: Sequence[VideoSource], failures: dict[str, str], 
                 videos, frames = videos + 1, frames + len(valid)
                 if not valid.all():
                     unreadable[video] = reader.frames(video)[~valid]
-            held = ", ".join(f"{name} ({info.dim})" for name, info in reader.backbones.items())
-        say(f"{out}: {videos} videos, {frames} frames, features of {held}")
-    lost = sum(len(numbers) for numbers in unreadable.values())
+            names = ", ".join(f"{name} ({info.dim})" for name, info in reader.backbones.items())
+        say(f"{out}: {videos} videos, {frames} frames, features of {names}")
     for video, numbers in list(unreadable.items())[:VIDEOS_LISTED]:
         say(f"  {video}: {len(numbers)} unreadable (valid = false): frames {ranges(numbers)}")
     if len(unreadable) > VIDEOS_LISTED:
@@ -262,11 +264,12 @@ def report(out: Path, sources: Sequence[VideoSource], failures: dict[str, str], 
         names = ", ".join(list(failures)[:VIDEOS_LISTED])
         raise AbawError(f"{len(failures)} of {len(sources)} videos could not be extracted: {names}")
     if strict and unreadable:
-        raise AbawError(f"--strict: {lost} frames of {len(unreadable)} videos could not be read")
+        count = sum(len(numbers) for numbers in unreadable.values())
+        raise AbawError(f"strict: {count} frames of {len(unreadable)} videos could not be read")
 
 
 def ranges(numbers: np.ndarray, most: int = 8) -> str:
-    """Rising numbers as text, runs joined.
+    """Ascending numbers as text, with runs abbreviated.
 
     >>> ranges(np.array([3, 4, 5, 9]))
     '3-5, 9'

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from abaw_seq import config as configs
-from abaw_seq.cpu import keep_freed_memory, settings
+from abaw_seq.cpu import settings
 from abaw_seq.data.corpus import Corpus, load_corpus
 from abaw_seq.data.feature_file import BackboneInfo, VideoFeatures, atomic_feature_file
 from abaw_seq.engine.best import selection_criterion
@@ -116,8 +116,7 @@ class Processes:
         spawn = multiprocessing.get_context("spawn")
         threads = torch.get_num_threads()
         self._published, self._ours = (
-            ProcessPoolExecutor(1, spawn, initializer=_prepare, initargs=(corpus, threads, ours))
-            for ours in (False, True)
+            ProcessPoolExecutor(1, spawn, initializer=_prepare, initargs=(corpus, threads)) for _ in range(2)
         )
 
     def __enter__(self) -> Processes:
@@ -143,12 +142,10 @@ class Processes:
 _corpus: Corpus | None = None
 
 
-def _prepare(corpus: Corpus, threads: int, ours: bool) -> None:
+def _prepare(corpus: Corpus, threads: int) -> None:
     global _corpus
     _corpus = corpus
     torch.set_num_threads(threads)
-    if ours:
-        keep_freed_memory()
 
 
 def _published_epoch(config: TrainConfig) -> Seconds:

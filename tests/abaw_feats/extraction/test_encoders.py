@@ -169,7 +169,7 @@ def test_backbones_are_loaded_by_name_or_path(tmp_path):
 
 def test_weights_for_no_backbone_and_two_backbones_of_one_name_are_refused(tmp_path):
     tiny, _ = write_networks(tmp_path)
-    with pytest.raises(UserError, match="--weights mae=.*tiny"):
+    with pytest.raises(UserError, match="weights of mae: no such backbone.*tiny"):
         load_backbones([str(tiny)], {"tiny": "random", "mae": "random"})
     other = tmp_path / "other.yaml"
     other.write_text(tiny.read_text())

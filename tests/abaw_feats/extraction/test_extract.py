@@ -203,7 +203,7 @@ def test_bad_frames_are_flagged_and_bad_videos_named(damaged, networks, tmp_path
 
 def test_strict_fails_on_a_broken_frame_now_and_later(damaged, networks, tmp_path):
     for _ in range(2):
-        with pytest.raises(AbawError, match="--strict: 3 frames of 1 videos"):
+        with pytest.raises(AbawError, match="strict: 3 frames of 1 videos"):
             run(tmp_path / "feats.h5", [damaged / "holes", damaged / "good"], networks, strict=True)
     run(tmp_path / "feats.h5", [damaged / "holes", damaged / "good"], networks)
     run(tmp_path / "feats.h5", [damaged / "good"], networks, strict=True)
