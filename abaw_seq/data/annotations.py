@@ -26,7 +26,7 @@ from abaw_seq.data.annotation_formats import (
     starts_with_image,
 )
 from abaw_seq.data.annotation_join import Part, join_parts, unique_frames
-from abaw_seq.data.label_text import Block, ImageNames, Lines, read_blocks
+from abaw_seq.data.label_text import Block, first_filled_line, line_error, read_blocks
 from abaw_seq.errors import UserError
 from abaw_seq.files import write_lines
 from abaw_seq.tasks import AU, EXPRESSION, EXPRESSIONS, LABEL_COLUMNS, SPLITS
@@ -142,14 +142,13 @@ def _files(paths: Iterable[str | os.PathLike[str]]) -> Iterable[tuple[Path, Path
 
 
 def _read_file(path: Path, root: Path, named: bool, reading: _Reading) -> None:
-    lines = Lines.of(path)
-    header_line, header = lines.first_filled()
+    header_line, header = first_filled_line(path)
     layout = recognise_header(header)
     if layout is None and starts_with_image(header):
         layout, header_line = recognise_header(",".join(MTL_HEADER)), header_line - 1
     split = split_of_file(path, root)
     if layout is None:
-        text = lines.data.decode("utf-8", "replace")
+        text = path.read_bytes().decode("utf-8-sig", "replace")
         if (named or split == "test") and is_video_list(text):
             for name in text.split():
                 nothing = np.zeros((0, 0), np.float32)
@@ -162,22 +161,22 @@ def _read_file(path: Path, root: Path, named: bool, reading: _Reading) -> None:
         return
     reading.counts["label files read"] += 1
     if layout.image:
-        _read_images(lines, header_line + 1, layout, split, reading)
+        _read_images(path, header_line + 1, layout, split, reading)
     else:
-        _read_frames(lines, header_line + 1, layout, split_of_folder(path, root), reading)
+        _read_frames(path, header_line + 1, layout, split_of_folder(path, root), reading)
 
 
-def _read_images(lines: Lines, first_line: int, layout: Layout, split: str | None, reading: _Reading) -> None:
+def _read_images(path: Path, first_line: int, layout: Layout, split: str | None, reading: _Reading) -> None:
     """A file whose rows name their image: a multi-task file, or the list or template of a test set."""
-    listed = layout.task != "mtl" or _is_list(lines, first_line - 1)
+    listed = layout.task != "mtl" or _is_list(path, first_line - 1)
     numbers = 0 if listed else layout.numbers
-    images = ImageNames()
+    names: dict[str, int] = {}
     codes, frames, values = [], [], []
-    for block in read_blocks(lines, first_line=first_line, numbers=numbers, images=images, rest=listed):
+    for block in read_blocks(path, first_line=first_line, numbers=numbers, names=names):
         reading.count_lines(block)
         codes.append(block.codes)
         frames.append(block.frames)
-        values.append(block.values if listed else _labels(lines, block, layout, reading.counts))
+        values.append(block.values if listed else _labels(path, block, layout, reading.counts))
     if not codes:
         return
     codes, frames, values = np.concatenate(codes), np.concatenate(frames), np.concatenate(values)
@@ -185,36 +184,36 @@ def _read_images(lines: Lines, first_line: int, layout: Layout, split: str | Non
         order = np.argsort(codes, kind="stable")
         codes, frames, values = codes[order], frames[order], values[order]
     columns = tuple(column for column in layout.columns if column is not None) if numbers else ()
-    bounds = np.searchsorted(codes, np.arange(len(images.names) + 1))
-    for video, begin, end in zip(images.names, bounds[:-1], bounds[1:], strict=True):
+    bounds = np.searchsorted(codes, np.arange(len(names) + 1))
+    for video, begin, end in zip(names, bounds[:-1], bounds[1:], strict=True):
         unique = unique_frames(frames[begin:end], values[begin:end], reading.counts)
         reading.add(video, Part(*unique, columns, split or ("test" if listed else None)))
 
 
-def _is_list(lines: Lines, header_line: int) -> bool:
+def _is_list(path: Path, header_line: int) -> bool:
     """Whether the first row under a multi-task header is an image path alone."""
-    _, row = lines.first_filled(after=header_line)
+    _, row = first_filled_line(path, after=header_line)
     return "," not in row.rstrip(", ")
 
 
-def _read_frames(lines: Lines, first_line: int, layout: Layout, split: str | None, reading: _Reading) -> None:
+def _read_frames(path: Path, first_line: int, layout: Layout, split: str | None, reading: _Reading) -> None:
     """A file of one video: data line k belongs to frame k."""
     values = []
-    for block in read_blocks(lines, first_line=first_line, numbers=layout.numbers, images=None):
+    for block in read_blocks(path, first_line=first_line, numbers=layout.numbers):
         expected = np.arange(first_line, first_line + len(block.line_numbers))
         shifted = block.line_numbers != expected
         if shifted.any():
             empty = int(expected[np.argmax(shifted)])
-            lines.fail(empty, f"empty, but line k under the header is frame k of {lines.path.stem}")
+            raise line_error(path, empty, f"empty, but line k under the header is frame k of {path.stem}")
         first_line += len(expected)
         reading.count_lines(block)
-        values.append(_labels(lines, block, layout, reading.counts))
+        values.append(_labels(path, block, layout, reading.counts))
     columns = tuple(column for column in layout.columns if column is not None)
     table = np.concatenate(values) if values else np.zeros((0, len(columns)), np.float32)
-    reading.add(lines.path.stem, Part(np.arange(1, len(table) + 1, dtype=np.int32), table, columns, split))
+    reading.add(path.stem, Part(np.arange(1, len(table) + 1, dtype=np.int32), table, columns, split))
 
 
-def _labels(lines: Lines, block: Block, layout: Layout, counts: Counter[str]) -> np.ndarray:
+def _labels(path: Path, block: Block, layout: Layout, counts: Counter[str]) -> np.ndarray:
     """Labels float32 (L, C) of a block's rows for the columns that the label array has, NaN where none.
 
     Fails at the first row with a value that is neither a label nor the mark for "no label".
@@ -242,7 +241,7 @@ def _labels(lines: Lines, block: Block, layout: Layout, counts: Counter[str]) ->
         labels[:, units:] = np.where(none, np.nan, cells)
     if faulty.any():
         row, column = np.argwhere(faulty)[0]
-        lines.fail(int(block.line_numbers[row]), _range_fault(values[row, column], column, layout))
+        raise line_error(path, int(block.line_numbers[row]), _range_fault(values[row, column], column, layout))
 
     for column, place in enumerate(layout.columns):
         if place is None:

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from abaw_seq.data.annotation_formats import Layout, is_video_list, recognise_header
-from abaw_seq.data.label_text import Block, Lines, read_blocks
+from abaw_seq.data.label_text import Block, first_filled_line, line_error, read_blocks
 from abaw_seq.data.prediction_file import VideoPredictions
-from abaw_seq.data.text_columns import ImageNames
 from abaw_seq.errors import UserError
 from abaw_seq.results.submission.writing import FILE_HEADERS, VIDEO_HEADERS, read_image_list
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
@@ -38,15 +37,14 @@ def read_submission(path: str | os.PathLike[str]) -> dict[str, VideoPredictions]
 
 
 def _read_file(path: Path) -> dict[str, VideoPredictions]:
-    lines = Lines.of(path)
-    header_line, header = lines.first_filled()
+    header_line, header = first_filled_line(path)
     layout = recognise_header(header)
     if layout is None:
         raise UserError(f"{path}: no submission, its first line {header[:80]!r} is no known header")
-    names = ImageNames() if layout.image else None
+    names: dict[str, int] | None = {} if layout.image else None
     blocks = []
-    for block in read_blocks(lines, first_line=header_line + 1, numbers=layout.numbers, images=names):
-        _check_values(lines, block, layout)
+    for block in read_blocks(path, first_line=header_line + 1, numbers=layout.numbers, names=names):
+        _check_values(path, block, layout)
         blocks.append(block)
     if not blocks:
         raise UserError(f"{path}: holds no predictions")
@@ -56,12 +54,12 @@ def _read_file(path: Path) -> dict[str, VideoPredictions]:
     codes = np.concatenate([block.codes for block in blocks])
     frames = np.concatenate([block.frames for block in blocks])
     order = np.argsort(codes, kind="stable")
-    bounds = np.searchsorted(codes[order], np.arange(len(names.names) + 1))
-    parts = zip(names.names, bounds[:-1], bounds[1:], strict=True)
+    bounds = np.searchsorted(codes[order], np.arange(len(names) + 1))
+    parts = zip(names, bounds[:-1], bounds[1:], strict=True)
     return {video: _video(frames[order[a:b]], values[order[a:b]], layout) for video, a, b in parts}
 
 
-def _check_values(lines: Lines, block: Block, layout: Layout) -> None:
+def _check_values(path: Path, block: Block, layout: Layout) -> None:
     places = np.array([-1 if column is None else column for column in layout.columns])
     values = block.values
     real = (places == 0) | (places == 1)
@@ -69,7 +67,7 @@ def _check_values(lines: Lines, block: Block, layout: Layout) -> None:
     wrong = np.where(real, np.abs(values) > 1, (values < 0) | (values > most) | (values != np.floor(values)))
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
-        lines.fail(int(block.line_numbers[row]), f"{values[row, column]:g} is no prediction of this kind")
+        raise line_error(path, int(block.line_numbers[row]), f"{values[row, column]:g} is no prediction of this kind")
 
 
 def _video(frames: np.ndarray, values: np.ndarray, layout: Layout) -> VideoPredictions:

@@ -11,7 +11,7 @@ import h5py
 
 from abaw_seq.data.annotation_formats import recognise_header
 from abaw_seq.data.feature_file import FeatureReader
-from abaw_seq.data.label_text import Lines
+from abaw_seq.data.label_text import first_filled_line
 from abaw_seq.data.prediction_file import VideoPredictions, read_predictions
 from abaw_seq.errors import UserError
 from abaw_seq.results.postprocess import load_postprocess
@@ -55,7 +55,7 @@ def wanted_rows(listed: Path | None, lengths: Path | None, edition: str | None) 
         raise UserError("what to submit is not known: name the test list or template with --list, or --lengths FILE")
     if not source.is_file():
         raise UserError(f"{source}: no such list")
-    if listed is not None and recognise_header(Lines.of(listed).first_filled()[1]) is not None:
+    if listed is not None and recognise_header(first_filled_line(listed)[1]) is not None:
         images = read_image_list(listed)
         if edition not in (None, images.kind):
             raise UserError(f"{listed}: is for {images.kind}, not --edition {edition}")

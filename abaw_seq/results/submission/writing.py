@@ -25,10 +25,9 @@ from abaw_seq.data.annotation_formats import (
     MTL_HEADER,
     recognise_header,
 )
-from abaw_seq.data.label_text import Lines, read_blocks
+from abaw_seq.data.label_text import first_filled_line, read_blocks
 from abaw_seq.data.nearest import nearest_rows
 from abaw_seq.data.prediction_file import VideoPredictions
-from abaw_seq.data.text_columns import ImageNames
 from abaw_seq.errors import UserError
 from abaw_seq.files import write_lines
 from abaw_seq.metrics import CLASSES_2020, USUAL_THRESHOLD
@@ -67,19 +66,19 @@ class ImageList:
 
 def read_image_list(path: str | os.PathLike[str]) -> ImageList:
     """Read a test list or template; what follows the image path on a line does not matter."""
-    lines = Lines.of(Path(path))
-    header_line, header = lines.first_filled()
+    path = Path(path)
+    header_line, header = first_filled_line(path)
     layout = recognise_header(header)
     if layout is None or not layout.image:
         raise UserError(f"{path}: no test list or template, its first line is {header[:80]!r}")
-    names = ImageNames()
-    blocks = list(read_blocks(lines, first_line=header_line + 1, numbers=0, images=names, rest=True))
+    names: dict[str, int] = {}
+    blocks = list(read_blocks(path, first_line=header_line + 1, numbers=0, names=names))
     if not blocks:
         raise UserError(f"{path}: lists no images")
-    rows = lines.data.decode("utf-8").split("\n")[header_line:]
+    rows = path.read_bytes().decode("utf-8-sig").split("\n")[header_line:]
     images = [row.split(",")[0].strip() for row in rows if row.strip(" \t\r,")]
     codes, frames = (np.concatenate([getattr(b, part) for b in blocks]) for part in ("codes", "frames"))
-    return ImageList(Path(path), layout.task, images, names.names, codes, frames)
+    return ImageList(path, layout.task, images, list(names), codes, frames)
 
 
 def write_submission(

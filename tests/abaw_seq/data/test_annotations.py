@@ -233,11 +233,11 @@ def test_a_list_of_videos_gives_test_videos_without_frames(tmp_path):
 @pytest.mark.parametrize(
     ("text", "line", "reason", "shown"),
     [
-        (MTL + "a/1.jpg,0,0,1,0,0\n", 2, "16 fields expected, 6 found", "a/1.jpg,0,0,1,0,0"),
-        (MTL + "\na/1.jpg,0,zero,1" + ",0" * 12, 3, "field 3 is no number", "a/1.jpg,0,zero,1"),
-        (MTL + "a/1.jpg,0,nan,1" + ",0" * 12, 2, "field 3 is no number", "nan"),
-        (MTL + "a/1.jpg,0,1_0,1" + ",0" * 12, 2, "field 3 is no number", "1_0"),
-        (MTL + "a/1.jpg,0,,1" + ",0" * 12, 2, "field 3 is no number", "a/1.jpg,0,,1"),
+        (MTL + "a/1.jpg,0,0,1,0,0\n", 2, "16 fields expected, not 6", "a/1.jpg,0,0,1,0,0"),
+        (MTL + "\na/1.jpg,0,zero,1" + ",0" * 12, 3, "field 3 is not a number", "a/1.jpg,0,zero,1"),
+        (MTL + "a/1.jpg,0,nan,1" + ",0" * 12, 2, "field 3 is not a number", "nan"),
+        (MTL + "a/1.jpg,0,1_0,1" + ",0" * 12, 2, "field 3 is not a number", "1_0"),
+        (MTL + "a/1.jpg,0,,1" + ",0" * 12, 2, "field 3 is not a number", "a/1.jpg,0,,1"),
         (MTL + "a/1.jpg,0,1.5,1" + ",0" * 12, 2, "1.5 is no arousal", "1.5"),
         (MTL + "a/1.jpg,-4,0,1" + ",0" * 12, 2, "-4 is no valence", "-4"),
         (MTL + "a/1.jpg,0,0,8" + ",0" * 12, 2, "8 is no expression, which is 0 to 7", "8"),
@@ -246,10 +246,10 @@ def test_a_list_of_videos_gives_test_videos_without_frames(tmp_path):
         (MTL + "1.jpg,0,0,1" + ",0" * 12, 2, "no image path", "1.jpg"),
         (MTL + "a/one.jpg,0,0,1" + ",0" * 12, 2, "no image path", "one.jpg"),
         (MTL + "../1.jpg,0,0,1" + ",0" * 12, 2, "no image path", "../1.jpg"),
-        (VA + "0.1,0.2\n0.1\n", 3, "2 fields expected, 1 found", "0.1"),
+        (VA + "0.1,0.2\n0.1\n", 3, "2 fields expected, not 1", "0.1"),
         (VA + "0.1,0.2\n\n0.1,0.2\n", 3, "empty", "''"),
         (EXPR_7 + "3\n7\n", 3, "7 is no expression, which is 0 to 6", "7"),
-        (EXPR + "3\n4,5\n", 3, "1 field expected, 2 found", "4,5"),
+        (EXPR + "3\n4,5\n", 3, "1 field expected, not 2", "4,5"),
         (AU_2020 + "0,0,0,0,0,0,-5,0\n", 2, "-5 is no AU20", "-5"),
     ],
 )
@@ -415,3 +415,26 @@ def test_numbers_are_read_as_python_reads_them(values, form):
         path = put(Path(folder) / "v.txt", VA + "".join(f"{text},0\n" for text in texts))
         labels = read_annotations(path).videos["v"].labels
     np.testing.assert_array_equal(labels[:, 0], np.array([float(text) for text in texts]).astype(np.float32))
+
+
+USUAL = ["0", "-1", "0.274", "-0.511", "-5.0"]
+UNUSUAL = [".5", "3.", "1e-3", "+.5", " 0.25 ", "0.1234567890123456789", "9007199254740993.5"]
+FAULTY = ["-", ".", "", "nan", "inf", "1_0", "--1", "1.2.3", "x", "1/2"]
+PATHS = ["426/00001.jpg", "video_left/7.jpg", "crops/426/00002.jpg", "a/1.png", " a/2.jpg", "a/3", "\u00e4/1.jpg"]
+FAULTY_PATHS = ["1.jpg", "a/one.jpg", "../1.jpg", "a/.jpg", "a/-1.jpg", "a/1.5.jpg", "a/1.2.3", "/1.jpg", "a\\b/1.jpg"]
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.booleans(), st.integers(1, 3), st.data())
+def test_lines_parsed_at_once_are_those_parsed_one_by_one(image, count, data):
+    path = st.sampled_from(PATHS * 5 + FAULTY_PATHS)
+    rows = data.draw(st.lists(st.tuples(path, *[st.sampled_from(USUAL * 9 + UNUSUAL + FAULTY)] * count), max_size=6))
+    ends = st.sampled_from([""] * 9 + [",", "\r", " ", ",0"])
+    text = "\n".join(",".join(row if image else row[1:]) + data.draw(ends) for row in rows).encode()
+    parsers = [label_text._Parser(count, {} if image else None) for _ in range(2)]
+    block, (expected, fault) = parsers[0].at_once(text, 1), parsers[1].line_by_line(text, 1)
+    if fault or expected.blank_lines or expected.trailing_commas:
+        assert block is None
+    elif block is not None:
+        for part, values in vars(expected).items():
+            np.testing.assert_array_equal(getattr(block, part), values)

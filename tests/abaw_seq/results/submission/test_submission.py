@@ -200,7 +200,7 @@ def test_a_submission_is_read_back_as_predictions_and_scored(tmp_path):
         (EXPR + "v/1.jpg,-1\n", "line 2: -1 is no prediction"),
         (EXPR + "v/1.jpg,1.5\n", "line 2: 1.5 is no prediction"),
         (AU + "v/1.jpg" + ",0.4" * 12, "line 2: 0.4 is no prediction"),
-        (AU + "v/1.jpg,0\n", "line 2: 13 fields expected, 2 found"),
+        (AU + "v/1.jpg,0\n", "line 2: 13 fields expected, not 2"),
         ("valence,arousal\n", "holds no predictions"),
         ("something else\n", "no submission, its first line 'something else'"),
     ],
