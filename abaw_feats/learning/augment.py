@@ -8,16 +8,16 @@ side, so a mirrored face keeps its labels.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from abaw_feats.backbones import Preprocessing
-from abaw_feats.reading.images import preprocess
+from abaw_feats.reading.images import normalise
 
 LUMA = (0.299, 0.587, 0.114)
-# Images that are larger than a network's input are cropped from a resized copy this much larger.
+# Frames larger than a network's input are resized to this many times its side, then cropped.
 CROP_MARGIN = 1.25
 
 
@@ -58,18 +58,23 @@ class AugmentConfig:
                 raise ValueError(f"{name} must be two rising shares between 0 and 1")
 
 
+def size_before_crop(size: int, config: AugmentConfig, *, frame_side: int) -> int:
+    """Side of the images that `training_views` crops a network's input of `size` from.
+
+    It is larger than the input as far as the frames, whose shorter side is `frame_side`, have the pixels.
+    """
+    return size if _is_identity(config) else max(size, min(frame_side, round(size * CROP_MARGIN)))
+
+
 def training_views(
     pixels: torch.Tensor, preprocessing: Preprocessing, config: AugmentConfig, *, generator: torch.Generator
 ) -> torch.Tensor:
-    """Frames as a network in training sees them: resized, normalised, then changed.
+    """Resized frames as a network in training sees them: normalised, then changed.
 
-    pixels: uint8 (batch, height, width, 3); returns float32 (batch, channels, size, size).
+    pixels: uint8 (batch, channels, side, side), `side` as in `size_before_crop`; returns float32
+    (batch, channels, size, size).
     """
-    size = preprocessing.size
-    stored = min(pixels.shape[1:3])
-    larger = min(stored, round(size * CROP_MARGIN)) if stored > size and not _is_identity(config) else size
-    images = preprocess(pixels, replace(preprocessing, size=larger))
-    return augment(images, config, generator=generator, size=size)
+    return augment(normalise(pixels, preprocessing), config, generator=generator, size=preprocessing.size)
 
 
 def augment(

@@ -12,14 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abaw_feats.learning.frame_store import FrameStore
+from abaw_feats.learning.frame_store import read_frames
 from abaw_feats.learning.task_network import read_network, suit_device
-from abaw_feats.reading.images import preprocess
+from abaw_feats.reading.image_index import ImageIndex
+from abaw_feats.reading.images import normalise
 from abaw_seq.models.outputs import BINS, bin_expectation
 from abaw_seq.tasks import AU, EXPRESSION, TASKS
 from abaw_seq.terminal import progress
-
-TEACHER_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -40,25 +39,25 @@ class TeacherConfig:
 
 @torch.no_grad()
 def teacher_outputs(
-    folder: str | Path, store: FrameStore, rows: Tensor, *, device: torch.device, dtype: torch.dtype | None
+    folder: str | Path, index: ImageIndex, rows: Tensor, *, device: torch.device, dtype: torch.dtype | None
 ) -> dict[str, Tensor]:
-    """Raw outputs of a fine-tuned network for `rows` of a store, unchanged by augmentation.
+    """Raw outputs of a fine-tuned network for rows of an index, whose images it sees as in extraction.
 
-    Returns {task: float32 (len(store), width)} on the CPU, NaN in all other rows.
+    Returns {task: float32 (len(index), width)} on the CPU, NaN in all other rows.
     """
     spec, network = read_network(folder)
     network = suit_device(network, device)
-    found: dict[str, Tensor] = {}
+    tables: dict[str, Tensor] = {}
     with progress("teacher", len(rows), "images") as advance:
-        for pixels, at in store.batches(rows.split(TEACHER_BATCH)):
-            images = preprocess(pixels.to(device), spec.preprocessing)
+        for pixels, read in read_frames(index, rows, spec.preprocessing, device=device):
+            images = normalise(pixels, spec.preprocessing)
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 outputs = network(images)
             for task, output in outputs.items():
-                table = found.setdefault(task, torch.full((len(store), output.shape[-1]), torch.nan))
-                table[at] = output.float().cpu()
-            advance(len(at))
-    return found
+                table = tables.setdefault(task, torch.full((len(index), output.shape[-1]), torch.nan))
+                table[read] = output.float().cpu()
+            advance(len(read))
+    return tables
 
 
 def with_teacher(

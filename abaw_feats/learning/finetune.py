@@ -24,7 +24,7 @@ from abaw_feats.learning.augment import AugmentConfig, training_views
 from abaw_feats.learning.distillation import teacher_outputs, with_teacher
 from abaw_feats.learning.encoder_choice import encoder_spec
 from abaw_feats.learning.finetune_config import FinetuneConfig
-from abaw_feats.learning.frame_store import FrameStore, measured_normalisation, open_frames
+from abaw_feats.learning.frame_store import open_frames, read_frames
 from abaw_feats.learning.labelled_frames import LabelledFrames, SourceConfig, gather_frames
 from abaw_feats.learning.sampling import batches
 from abaw_feats.learning.task_network import (
@@ -37,6 +37,7 @@ from abaw_feats.learning.task_network import (
     suit_device,
 )
 from abaw_feats.learning.validation import validate
+from abaw_feats.reading.images import measure_normalisation
 from abaw_seq.engine.best import BestEpoch
 from abaw_seq.engine.device import autocast, autocast_dtype, full_speed
 from abaw_seq.engine.epoch import train_epoch
@@ -49,6 +50,8 @@ from abaw_seq.files import save_tensors
 from abaw_seq.learn.losses import class_weights, outputs_of, positive_weights, task_losses
 from abaw_seq.run_folder import BEST, open_run, save_epoch, write_provenance, write_scores
 from abaw_seq.terminal import say
+
+NORMALISATION_IMAGES = 2000
 
 
 def finetune(
@@ -87,8 +90,16 @@ def finetune(
             if group.first:
                 _publish(out, best)
             return out
-        size = spec.preprocessing.size
-        store = open_frames(frames.index, side=size, memory_gb=config.memory_gb, device=group.device)
+        store = open_frames(
+            frames.index, frames.training, spec.preprocessing, augment=config.augment,
+            memory_gb=config.memory_gb, device=group.device,
+        )  # fmt: skip
+        validation = None
+        if group.first and len(frames.validation):
+            validation = open_frames(
+                frames.index, frames.validation, spec.preprocessing,
+                memory_gb=config.memory_gb - store.gigabytes, device=group.device,
+            )  # fmt: skip
         pools = frames.pools(config.sources, store.readable, config.balance)
         count = sum(len(pool.rows) for pool in pools)
         batch_size = min(config.batch_size, max(count // group.size, 1))
@@ -97,8 +108,10 @@ def finetune(
 
         # Model, optimiser, teacher.
         if config.normalisation == "measured":
-            mean, std = measured_normalisation(store, frames.training, spec.preprocessing)
-            spec = replace(spec, preprocessing=replace(spec.preprocessing, mean=mean, std=std))
+            sample = store.readable_rows[:: max(len(store.readable_rows) // NORMALISATION_IMAGES, 1)]
+            read = read_frames(frames.index, sample, spec.preprocessing, device=group.device)
+            preprocessing = measure_normalisation((images for images, _ in read), spec.preprocessing)
+            spec = replace(spec, preprocessing=preprocessing)
         torch.manual_seed(config.seed)
         spec, encoder = starting_encoder(spec, config.weights, frozen=config.freeze)
         if config.drop_path:
@@ -114,7 +127,7 @@ def finetune(
             network.heads, weight_decay=config.weight_decay, scale=lambda name: config.head_lr
         )
         optimizer = torch.optim.AdamW(parameters, lr=lr, fused=True)
-        objective = _objective(config, frames, store, device=group.device, dtype=dtype)
+        objective = _objective(config, frames, store.readable_rows, device=group.device, dtype=dtype)
 
         # Begin, or go on after the last whole epoch.
         if state:
@@ -164,9 +177,9 @@ def finetune(
 
                 # Validate; keep what the epoch brought.
                 scores = None
-                if group.first and len(frames.validation):
+                if validation is not None:
                     scores = validate(
-                        average.model, store, frames.validation, labels=frames.labels,
+                        average.model, validation, frames.validation, labels=frames.labels,
                         preprocessing=spec.preprocessing, device=group.device, dtype=dtype,
                     )  # fmt: skip
                 history.append({
@@ -218,19 +231,22 @@ def batch_losses(
 def _objective(
     config: FinetuneConfig,
     frames: LabelledFrames,
-    store: FrameStore,
+    readable: Tensor,
     *,
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
-    """(outputs of a batch, its rows) -> (1 + tasks,): the weighted sum of the tasks' losses, then each of them."""
+    """(outputs of a batch, its rows) -> (1 + tasks,): the weighted sum of the tasks' losses, then each of them.
+
+    readable: the training rows that a teacher labels.
+    """
     labels, balance, teacher = frames.labels.to(device), {}, {}
     if config.loss.balance:
         training = frames.labels[frames.training]
         balance = {"class_weight": class_weights(training), "positive_weight": positive_weights(training)}
         balance = {name: weight.to(device) for name, weight in balance.items()}
     if config.teacher:
-        teacher = teacher_outputs(config.teacher.run, store, frames.training, device=device, dtype=dtype)
+        teacher = teacher_outputs(config.teacher.run, frames.index, readable, device=device, dtype=dtype)
 
     def objective(outputs: dict[str, Tensor], rows: Tensor) -> Tensor:
         target = labels[rows.to(device)]

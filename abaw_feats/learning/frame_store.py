@@ -1,199 +1,246 @@
-"""Training images by row number: decoded once into memory when they fit, else decoded batch by batch.
+"""Images to train on, by row number, with the pixels that extraction gives to the backbone.
 
-There is no loader process: rows are gathered from one uint8 tensor, or a few threads decode the next
-batches while the current one trains (decoding releases the interpreter's lock).
+Every image is resized by the backbone's own preprocessing, on the device that trains. Images are decoded
+once and kept if they fit into memory; otherwise a few threads read the next batches while the current one
+trains (decoding releases the interpreter's lock). There is no loader process.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from abaw_feats.backbones import Preprocessing
+from abaw_feats.learning.augment import AugmentConfig, size_before_crop
 from abaw_feats.reading.frames import decode_video
 from abaw_feats.reading.image_index import ImageIndex
-from abaw_feats.reading.images import decode_image, preprocess
+from abaw_feats.reading.images import decode_image, resize
 from abaw_seq.errors import UserError
 from abaw_seq.terminal import progress, say
 
 GIGABYTE = 2**30
+BATCH = 64
 BATCHES_AHEAD = 3
-DECODE_BLOCK = 256
-NORMALISATION_IMAGES = 2000
+# Images of more bytes are resized one by one, so that those waiting for their batch take little memory.
+LARGE_IMAGE = 2**20
 
 
 @dataclass
 class FrameStore:
-    """uint8 images of one shape, by row.
-
-    `index` says which frame a row is; `pixels` uint8 (rows, height, width, 3) or None when images are
-    decoded as they are needed; `readable` bool (rows,), false for images known to be broken.
-    """
+    """Some rows of an index as uint8 images of one size, in a backbone's colours."""
 
     index: ImageIndex
-    shape: tuple[int, int]
-    pixels: Tensor | None
-    readable: np.ndarray
+    rows: Tensor
+    """int64, rising: the rows in the store."""
+    preprocessing: Preprocessing
+    """The images' size and colours, and how they are resized."""
+    device: torch.device
+    """Where images are resized: CPU and GPU round some pixels differently, in extraction too."""
+    pixels: Tensor | None = None
+    """uint8 (rows, height, width, channels): resized images, or smaller frames that are resized when
+    they are used. None: images are read for each batch."""
+    readable: np.ndarray = field(init=False)
+    """bool (len(index),): which rows are in the store and not known to be broken."""
 
-    def __len__(self) -> int:
-        return len(self.index)
+    def __post_init__(self) -> None:
+        self.readable = np.zeros(len(self.index), bool)
+        self.readable[self.rows.numpy()] = True
+        self.place = torch.full((len(self.index),), -1)
+        self.place[self.rows] = torch.arange(len(self.rows))
+        self.shape = (self.preprocessing.size, self.preprocessing.size, self.preprocessing.channels)
+        self.in_video = torch.from_numpy(np.isin(self.index.source, list(self.index.video_files)))[self.rows]
+
+    @property
+    def readable_rows(self) -> Tensor:
+        """`rows` without those known to be broken."""
+        return torch.from_numpy(self.readable).nonzero()[:, 0]
+
+    @property
+    def gigabytes(self) -> float:
+        """Size of the images that are kept."""
+        return 0.0 if self.pixels is None else self.pixels.nbytes / GIGABYTE
 
     def batches(self, row_batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images uint8 (batch, height, width, 3), rows int64 (batch,)) for each batch of rows.
+        """Yield (images uint8 (batch, channels, size, size), rows int64 (batch,)) for each batch of rows.
 
         Images that cannot be read are left out of their batch, and their rows with them.
         """
-        if self.pixels is not None:
-            for rows in row_batches:
-                rows = rows[torch.from_numpy(self.readable[rows.numpy()])]
-                yield self.pixels[rows.to(self.pixels.device)], rows
+        if self.pixels is None:
+            for images, rows in self._read_files(row_batches):
+                yield self._stack(images).permute(0, 3, 1, 2), rows
             return
+        for rows in row_batches:
+            rows = rows[torch.from_numpy(self.readable[rows.numpy()])]
+            yield self._resize(self.pixels[self.place[rows].to(self.pixels.device)]).permute(0, 3, 1, 2), rows
+
+    def read(self) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """Read every row once: yield (images, their rows), first of the image files, then of each video file.
+
+        An image is uint8 (height, width, 3) as decoded, or (size, size, channels) if it is resized already.
+        """
+        if not self.in_video.all():
+            yield from self._read_files(self.rows[~self.in_video].split(BATCH))
+        for source in np.unique(self.index.source[self.rows[self.in_video]]):
+            yield from self._read_video(int(source))
+
+    def _read_files(self, row_batches: Iterable[Tensor]) -> Iterator[tuple[list[Tensor], Tensor]]:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            waiting: deque = deque()
+            waiting: deque[tuple[Tensor, list[Future]]] = deque()
             for rows in row_batches:
-                waiting.append((rows, [pool.submit(self._decode, int(row)) for row in rows]))
+                waiting.append((rows, [pool.submit(self._read_file, int(row)) for row in rows]))
                 if len(waiting) > BATCHES_AHEAD:
                     yield self._collect(*waiting.popleft())
             while waiting:
                 yield self._collect(*waiting.popleft())
 
-    def _decode(self, row: int) -> Tensor | None:
+    def _read_file(self, row: int) -> Tensor | None:
         if not self.readable[row]:
             return None
+        path = self.index.path(row)
         try:
-            return fit_shape(read_image(self.index.path(row)), self.shape)
+            return self._shrink(decode_image(path.read_bytes()))
         except (ValueError, OSError) as error:
             self.readable[row] = False
-            say(f"{self.index.path(row)}: left out, {error}")
+            if self.pixels is None:
+                say(f"{path}: left out, {error}")
             return None
 
-    def _collect(self, rows: Tensor, decoding: list) -> tuple[Tensor, Tensor]:
-        images = [future.result() for future in decoding]
-        kept = torch.tensor([image is not None for image in images])
-        if not kept.any():
+    def _collect(self, rows: Tensor, reading: Sequence[Future]) -> tuple[list[Tensor], Tensor]:
+        images = [future.result() for future in reading]
+        read = torch.tensor([image is not None for image in images])
+        if self.pixels is None and not read.any():
             raise UserError(f"{self.index.path(int(rows[0]))}: no image of a whole batch can be read")
-        return torch.stack([image for image in images if image is not None]), rows[kept]
+        return [image for image in images if image is not None], rows[read]
 
-
-def open_frames(index: ImageIndex, *, side: int, memory_gb: float, device: torch.device) -> FrameStore:
-    """The images of an index as a store.
-
-    side: images of one square shape keep it up to twice this size; all others are brought to squares
-    of `side` pixels. memory_gb: the most that decoded images may take; beyond it, image files are
-    decoded while training and video files into a temporary file. Images fully decoded that take less
-    than a third of a GPU's free memory live there. Raises UserError if no image can be read.
-    """
-    shape = _common_shape(index, side)
-    size = len(index) * shape[0] * shape[1] * 3
-    fits = size <= memory_gb * GIGABYTE
-    readable = np.ones(len(index), bool)
-    if not fits and not index.video_files:
-        return FrameStore(index, shape, None, readable)
-    pixels = torch.empty((len(index), *shape, 3), dtype=torch.uint8) if fits else _on_disk(len(index), shape)
-    _decode_all(index, pixels, readable)
-    if not readable.any():
-        raise UserError(f"{index.path(0)}: neither this nor any other image can be read")
-    if broken := int((~readable).sum()):
-        example = index.path(int(np.argmin(readable)))
-        say(f"{broken} of {len(index)} images cannot be read and are left out, such as {example}")
-    if device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] / 3:
-        pixels = pixels.to(device)
-    return FrameStore(index, shape, pixels, readable)
-
-
-def _common_shape(index: ImageIndex, side: int) -> tuple[int, int]:
-    """The shape of the first readable image if it is a square of reasonable size, else `side` squared."""
-    for row in range(len(index)):
-        source = index.sources[index.source[row]]
+    def _read_video(self, source: int) -> Iterator[tuple[list[Tensor], Tensor]]:
+        rows = np.flatnonzero(self.readable & (self.index.source == source))
+        missing = {int(self.index.number[row]): int(row) for row in rows}
+        path = self.index.sources[source].path
+        images, read = [], []
         try:
-            image = next(decode_video(source.path)) if source.is_file else read_image(index.path(row))
+            for number, image in enumerate(decode_video(path), start=1):
+                if number in missing:
+                    images.append(self._shrink(image))
+                    read.append(missing.pop(number))
+                if len(images) == BATCH:
+                    yield images, torch.tensor(read)
+                    images, read = [], []
+                if not missing:
+                    break
+        except ValueError as error:
+            say(f"{path}: {error}")
+        if images:
+            yield images, torch.tensor(read)
+        self.readable[list(missing.values())] = False
+
+    def _shrink(self, image: np.ndarray) -> Tensor:
+        """A decoded image, resized already if that saves memory and a GPU would not gain from waiting for more."""
+        pixels = torch.from_numpy(image)
+        if image.size <= math.prod(self.shape) or (self.device.type != "cpu" and image.size <= LARGE_IMAGE):
+            return pixels
+        return self._resize(pixels[None])[0].cpu()
+
+    def _resize(self, pixels: Tensor) -> Tensor:
+        """uint8 (batch, height, width, 3), or what is resized already -> (batch, size, size, channels)."""
+        if pixels.shape[1:] == self.shape:
+            return pixels
+        return resize(pixels.to(self.device), self.preprocessing).permute(0, 2, 3, 1)
+
+    def _stack(self, images: Sequence[Tensor]) -> Tensor:
+        """Images as `read` yields them -> uint8 (batch, size, size, channels) on the device."""
+        stacked = torch.empty((len(images), *self.shape), dtype=torch.uint8, device=self.device)
+        for shape in {image.shape for image in images}:
+            places = [k for k, image in enumerate(images) if image.shape == shape]
+            stacked[places] = self._resize(torch.stack([images[k] for k in places])).to(self.device)
+        return stacked
+
+
+def open_frames(
+    index: ImageIndex,
+    rows: Tensor,
+    preprocessing: Preprocessing,
+    *,
+    memory_gb: float,
+    device: torch.device,
+    augment: AugmentConfig | None = None,
+) -> FrameStore:
+    """Rows of an index as images for a backbone, or with `augment` for `training_views`.
+
+    memory_gb: the most that the images may take; beyond it, image files are read for each batch and video
+    files go to a temporary file. Images that are kept and take less than a third of a GPU's free memory
+    live there. Raises UserError if no image can be read.
+    """
+    frame = _first_shape(index, rows)
+    if augment is not None:
+        size = size_before_crop(preprocessing.size, augment, frame_side=min(frame))
+        preprocessing = replace(preprocessing, size=size)
+    store = FrameStore(index, rows, preprocessing, device)
+    as_decoded = 3 * math.prod(frame) <= math.prod(store.shape)
+    if not (as_decoded and _fill(store, (*frame, 3), memory_gb)):
+        _fill(store, store.shape, memory_gb)
+    return store
+
+
+def read_frames(
+    index: ImageIndex, rows: Tensor, preprocessing: Preprocessing, *, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Read rows of an index once and yield batches as those of a store: of image files, then of video files."""
+    store = FrameStore(index, rows, preprocessing, device)
+    for images, read in store.read():
+        yield store._stack(images).permute(0, 3, 1, 2), read
+
+
+def _fill(store: FrameStore, shape: tuple[int, int, int], memory_gb: float) -> bool:
+    """Keep images of a shape, the frames' or the store's, if they fit; False if a frame has another shape."""
+    size = len(store.rows) * math.prod(shape)
+    fits = size <= memory_gb * GIGABYTE
+    store.pixels = None
+    if not fits and not store.in_video.any():
+        return True
+    if store.device.type == "cuda" and size < torch.cuda.mem_get_info(store.device)[0] / 3:
+        store.pixels = torch.empty((len(store.rows), *shape), dtype=torch.uint8, device=store.device)
+    elif fits:
+        store.pixels = torch.empty((len(store.rows), *shape), dtype=torch.uint8)
+    else:
+        store.pixels = _on_disk((len(store.rows), *shape))
+    with progress("decode", len(store.rows), "images") as advance:
+        for images, read in store.read():
+            if shape != store.shape and any(image.shape != shape for image in images):
+                return False
+            if images:
+                kept = store._stack(images) if shape == store.shape else torch.stack(images)
+                store.pixels[store.place[read].to(store.pixels.device)] = kept.to(store.pixels.device)
+            advance(len(read))
+    if broken := len(store.rows) - len(store.readable_rows):
+        example = next(store.index.path(row) for row in store.rows.tolist() if not store.readable[row])
+        say(f"{broken} of {len(store.rows)} images cannot be read and are left out, such as {example}")
+    return True
+
+
+def _first_shape(index: ImageIndex, rows: Tensor) -> tuple[int, int]:
+    """(height, width) of the first readable image."""
+    for row in rows.tolist():
+        source, path = index.sources[index.source[row]], index.path(row)
+        try:
+            image = next(decode_video(path)) if source.is_file else decode_image(path.read_bytes())
         except (ValueError, OSError, StopIteration):
             continue
-        height, width = image.shape[:2]
-        return (height, width) if height == width <= 2 * side else (side, side)
-    raise UserError(f"{index.path(0)}: neither this nor any other image can be read")
+        return image.shape[:2]
+    raise UserError(f"{index.path(int(rows[0]))}: neither this nor any other image can be read")
 
 
-def _on_disk(rows: int, shape: tuple[int, int]) -> Tensor:
-    """Room for decoded images in a temporary file that vanishes with the process."""
+def _on_disk(shape: tuple[int, ...]) -> Tensor:
+    """Room for images in a temporary file that vanishes with the process."""
     with tempfile.NamedTemporaryFile(prefix="abaw-images-") as file:
         say(f"decoded images go to a temporary file in {Path(file.name).parent}")
-        return torch.from_numpy(np.memmap(file.name, np.uint8, "w+", shape=(rows, *shape, 3)))
-
-
-def _decode_all(index: ImageIndex, pixels: Tensor, readable: np.ndarray) -> None:
-    shape = (pixels.shape[1], pixels.shape[2])
-
-    def decode(row: int) -> None:
-        try:
-            pixels[row] = fit_shape(read_image(index.path(row)), shape)
-        except (ValueError, OSError):
-            readable[row] = False
-
-    in_files = np.isin(index.source, list(index.video_files))
-    rows = np.flatnonzero(~in_files)
-    with progress("decode", len(index), "images") as advance:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, len(rows), DECODE_BLOCK):
-                block = rows[start : start + DECODE_BLOCK]
-                deque(pool.map(decode, block), maxlen=0)
-                advance(len(block))
-        for source in index.video_files:
-            advance(_decode_file(index, source, pixels, readable))
-
-
-def _decode_file(index: ImageIndex, source: int, pixels: Tensor, readable: np.ndarray) -> int:
-    """Decode the rows that a video file holds; returns how many those are."""
-    rows = np.flatnonzero(index.source == source)
-    row_of = {int(index.number[row]): int(row) for row in rows}
-    path = index.sources[source].path
-    readable[rows] = False
-    try:
-        for number, image in enumerate(decode_video(path), start=1):
-            if (row := row_of.get(number)) is not None:
-                pixels[row] = fit_shape(image, (pixels.shape[1], pixels.shape[2]))
-                readable[row] = True
-    except ValueError as error:
-        say(f"{path}: {error}")
-    return len(rows)
-
-
-def read_image(path: Path) -> np.ndarray:
-    """uint8 (height, width, 3), RGB; ValueError or OSError if it cannot be read."""
-    return decode_image(path.read_bytes())
-
-
-def fit_shape(image: np.ndarray, shape: tuple[int, int]) -> Tensor:
-    """uint8 (height, width, 3) -> uint8 (*shape, 3), resized with antialiasing where they differ."""
-    pixels = torch.from_numpy(image)
-    if tuple(pixels.shape[:2]) == tuple(shape):
-        return pixels
-    batch = pixels.permute(2, 0, 1)[None]
-    return F.interpolate(batch, tuple(shape), mode="bicubic", antialias=True)[0].permute(1, 2, 0)
-
-
-def measured_normalisation(
-    store: FrameStore, rows: Tensor, preprocessing: Preprocessing
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) per channel of up to 2000 of the rows, on the preprocessing's scale."""
-    chosen = rows[:: max(len(rows) // NORMALISATION_IMAGES, 1)]
-    raw = replace(preprocessing, mean=(0.0,) * preprocessing.channels, std=(1.0,) * preprocessing.channels)
-    sums = torch.zeros(2, preprocessing.channels, dtype=torch.float64)
-    count = 0
-    for pixels, _ in store.batches(chosen.split(DECODE_BLOCK)):
-        images = preprocess(pixels, raw).double()
-        count += images.numel() // preprocessing.channels
-        sums += torch.stack([images.sum(dim=(0, 2, 3)), (images**2).sum(dim=(0, 2, 3))]).cpu()
-    mean, square = sums / count
-    std = (square - mean**2).clamp(min=1e-12).sqrt()
-    return tuple(mean.tolist()), tuple(std.tolist())
+        return torch.from_numpy(np.memmap(file.name, np.uint8, "w+", shape=shape))

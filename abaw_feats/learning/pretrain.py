@@ -19,16 +19,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from abaw_feats.backbones import BackboneSpec, load, save
+from abaw_feats.backbones import BackboneSpec, Preprocessing, load, save
 from abaw_feats.learning.augment import AugmentConfig, training_views
 from abaw_feats.learning.encoder_choice import encoder_spec
-from abaw_feats.learning.frame_store import FrameStore, open_frames
+from abaw_feats.learning.frame_store import open_frames, read_frames
 from abaw_feats.learning.masked_autoencoder import DecoderConfig, MaskedAutoencoder, load_public
 from abaw_feats.learning.reconstruction import write_grid
 from abaw_feats.learning.sampling import Pool, batches
 from abaw_feats.learning.task_network import suit_device
-from abaw_feats.reading.image_index import index_images
-from abaw_feats.reading.images import preprocess
+from abaw_feats.reading.image_index import ImageIndex, index_images
+from abaw_feats.reading.images import normalise
 from abaw_seq.engine.device import autocast, autocast_dtype, full_speed
 from abaw_seq.engine.epoch import train_epoch
 from abaw_seq.engine.processes import process_group
@@ -128,8 +128,12 @@ def pretrain(
                 _publish(out, spec)
             return out
         size = spec.preprocessing.size
-        store = open_frames(index, side=size, memory_gb=config.memory_gb, device=group.device)
-        pool = Pool(torch.from_numpy(store.readable).nonzero()[:, 0])
+        store = open_frames(
+            index, torch.arange(len(index)), spec.preprocessing, augment=config.augment,
+            memory_gb=config.memory_gb, device=group.device,
+        )  # fmt: skip
+        pool = Pool(store.readable_rows)
+        pictured = _pictured(index, pool.rows, spec.preprocessing, group.device) if group.first else None
         batch_size = min(config.batch_size, max(len(pool.rows) // group.size, 1))
         effective = batch_size * config.accumulate * group.size
         updates = max(len(pool.rows) // effective, 1)
@@ -194,7 +198,7 @@ def pretrain(
                     continue
                 if (epoch + 1) % config.save_every == 0 or epoch + 1 == config.epochs:
                     save_tensors(out / PUBLIC_CHECKPOINT, {"model": _on_cpu(model), "epoch": epoch + 1})
-                    _picture(model, store, spec, config, out / f"reconstruction-{epoch + 1:04d}.png")
+                    _picture(model, pictured, spec, config, out / f"reconstruction-{epoch + 1:04d}.png")
                 save_epoch(out, {
                     "epoch": epoch + 1, "images": index.sha256, "history": history, "model": _on_cpu(model),
                     **update.state_dict(),
@@ -248,14 +252,15 @@ def _on_cpu(model: nn.Module) -> dict[str, Tensor]:
     return {key: value.detach().cpu() for key, value in model.state_dict().items()}
 
 
-def _picture(
-    model: MaskedAutoencoder, store: FrameStore, spec: BackboneSpec, config: PretrainConfig, path: Path
-) -> None:
-    """Write a grid of the same few images, hidden in the same places, whatever the epoch."""
-    rows = torch.linspace(0, len(store) - 1, GRID_IMAGES).long().unique()
-    pixels, _ = next(iter(store.batches([rows])))
-    device = next(model.parameters()).device
-    faces = preprocess(pixels.to(device), spec.preprocessing)
+def _pictured(index: ImageIndex, rows: Tensor, preprocessing: Preprocessing, device: torch.device) -> Tensor:
+    """The same few images in every epoch: (images, 3, size, size), normalised."""
+    rows = rows[torch.linspace(0, len(rows) - 1, GRID_IMAGES).long().unique()]
+    read = read_frames(index, rows, preprocessing, device=device)
+    return torch.cat([normalise(images, preprocessing) for images, _ in read])
+
+
+def _picture(model: MaskedAutoencoder, faces: Tensor, spec: BackboneSpec, config: PretrainConfig, path: Path) -> None:
+    """Write a grid of images whose hidden places do not depend on the epoch."""
     noise = torch.rand(len(faces), model.grid**2, generator=torch.Generator().manual_seed(config.seed))
-    painted, hidden = model.reconstruct(faces, noise.to(device), config.mask_ratio)
+    painted, hidden = model.reconstruct(faces, noise.to(faces.device), config.mask_ratio)
     write_grid(path, faces, hidden, painted, preprocessing=spec.preprocessing)

@@ -11,7 +11,7 @@ from torch import Tensor
 from abaw_feats.backbones import Preprocessing
 from abaw_feats.learning.frame_store import FrameStore
 from abaw_feats.learning.task_network import TaskNetwork
-from abaw_feats.reading.images import preprocess
+from abaw_feats.reading.images import normalise
 from abaw_seq.metrics import score
 from abaw_seq.models.outputs import probabilities
 
@@ -29,19 +29,19 @@ def validate(
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> dict[str, Any]:
-    """Official scores of a network on rows of a store.
+    """Official scores of a network on rows of a store, whose images have the size that the network takes.
 
-    labels: (len(store), 15), NaN where there is none. Images are preprocessed as in extraction.
+    labels: (rows of the index, 15), NaN where there is none.
     """
     network.eval()
-    found: dict[str, list[np.ndarray]] = {}
-    kept = []
-    for pixels, at in store.batches(rows.split(BATCH)):
-        images = preprocess(pixels.to(device), preprocessing)
+    predictions: dict[str, list[np.ndarray]] = {}
+    scored = []
+    for pixels, read in store.batches(rows.split(BATCH)):
+        images = normalise(pixels.to(device), preprocessing)
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             outputs = network(images)
         for task, values in probabilities(outputs).items():
-            found.setdefault(task, []).append(values.cpu().numpy())
-        kept.append(at)
-    predicted = {task: np.concatenate(parts) for task, parts in found.items()}
-    return score(predicted, labels[torch.cat(kept)].numpy())
+            predictions.setdefault(task, []).append(values.cpu().numpy())
+        scored.append(read)
+    joined = {task: np.concatenate(parts) for task, parts in predictions.items()}
+    return score(joined, labels[torch.cat(scored)].numpy())

@@ -57,7 +57,11 @@ def preprocess(images: torch.Tensor, preprocessing: Preprocessing, dtype: torch.
     kernel, which differs by at most 2 of 255 (from 112 to 224: in 0.003 % of the values bicubic, in none
     bilinear; at other sizes in up to 8 %).
     """
-    x = resize(images, preprocessing)
+    return normalise(resize(images, preprocessing), preprocessing, dtype)
+
+
+def normalise(x: torch.Tensor, preprocessing: Preprocessing, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """(x / scale - mean) / std of resized images: uint8 (batch, channels, size, size) -> the same of `dtype`."""
     mean, std = (
         (torch.tensor(values, dtype=torch.float64) * preprocessing.scale).float().view(-1, 1, 1).to(x.device)
         for values in (preprocessing.mean, preprocessing.std)
@@ -66,21 +70,20 @@ def preprocess(images: torch.Tensor, preprocessing: Preprocessing, dtype: torch.
 
 
 def measure_normalisation(batches: Iterable[torch.Tensor], preprocessing: Preprocessing) -> Preprocessing:
-    """`preprocessing` with the mean and standard deviation of these frames, per channel.
+    """`preprocessing` with the mean and standard deviation per channel over all pixels of resized images.
 
-    batches: uint8 (batch, height, width, 3). The statistics are those over all pixels of the frames as
-    the network would get them, converted and resized. Raises ValueError where there are no frames.
+    batches: uint8 (batch, channels, size, size). Raises ValueError if there are no images.
     """
     count, total, squares = 0, 0.0, 0.0
     for images in batches:
-        x = resize(images, preprocessing).double()
+        x = images.double()
         count += x.numel() // x.shape[1]
         total = total + x.sum((0, 2, 3))
         squares = squares + x.square().sum((0, 2, 3))
     if not count:
-        raise ValueError("no frames to measure")
+        raise ValueError("no images to measure")
     mean = total / count
-    std = (squares / count - mean.square()).clamp(min=0).sqrt()
+    std = (squares / count - mean.square()).clamp(min=1e-12).sqrt()
     mean, std = ((value / preprocessing.scale).tolist() for value in (mean, std))
     return replace(preprocessing, mean=tuple(mean), std=tuple(std))
 

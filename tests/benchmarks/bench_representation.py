@@ -11,6 +11,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from abaw_feats.backbones import Preprocessing
 from abaw_feats.learning import finetune, pretrain
-from abaw_feats.learning.augment import training_views
+from abaw_feats.learning.augment import AugmentConfig, size_before_crop, training_views
 from abaw_feats.learning.encoder_choice import encoder_spec
 from abaw_feats.learning.finetune_config import FinetuneConfig
 from abaw_feats.learning.frame_store import FrameStore
@@ -49,7 +50,6 @@ def run(steps: int = 8, rounds: int = 5) -> Iterator[str]:
         "| encoder | batch | training step (images/s) | forward + backward alone (images/s) | step / bound |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    store = made_up_store(device)
     cases = [
         ("mae of the demo", load(PretrainConfig, CONFIGS / "mae.yaml"), steps),
         ("iresnet of the demo", load(FinetuneConfig, CONFIGS / "iresnet.yaml"), steps),
@@ -60,7 +60,7 @@ def run(steps: int = 8, rounds: int = 5) -> Iterator[str]:
     ]
     for name, config, count in cases:
         compare = pretraining if isinstance(config, PretrainConfig) else finetuning
-        batch, ours, bare = compare(config, store, device, count)
+        batch, ours, bare = compare(config, device, count)
         ours(), bare()
         seconds = [(_timed(ours, device), _timed(bare, device)) for _ in range(rounds)]
         step, bound = (batch * count / statistics.median(column) for column in zip(*seconds, strict=True))
@@ -72,16 +72,19 @@ def run(steps: int = 8, rounds: int = 5) -> Iterator[str]:
 Comparison = tuple[int, Callable[[], object], Callable[[], object]]
 
 
-def made_up_store(device: torch.device) -> FrameStore:
+def made_up_store(preprocessing: Preprocessing, changes: AugmentConfig, device: torch.device) -> FrameStore:
     """Noise instead of faces: the time does not depend on what an image shows."""
     index = ImageIndex((), np.zeros(IMAGES, np.int32), np.arange(IMAGES, dtype=np.int32), ("",) * IMAGES)
-    pixels = torch.randint(0, 256, (IMAGES, 112, 112, 3), dtype=torch.uint8).to(device)
-    return FrameStore(index, (112, 112), pixels, np.ones(IMAGES, bool))
+    size = size_before_crop(preprocessing.size, changes, frame_side=112)
+    shape = (min(size, 112), min(size, 112), 3 if size > 112 else preprocessing.channels)
+    pixels = torch.randint(0, 256, (IMAGES, *shape), dtype=torch.uint8).to(device)
+    return FrameStore(index, torch.arange(IMAGES), replace(preprocessing, size=size), device, pixels)
 
 
-def pretraining(config: PretrainConfig, store: FrameStore, device: torch.device, steps: int) -> Comparison:
+def pretraining(config: PretrainConfig, device: torch.device, steps: int) -> Comparison:
     """(batch size, steps of pre-training, as many forward and backward passes)."""
     spec = encoder_spec(config.backbone)
+    store = made_up_store(spec.preprocessing, config.augment, device)
     torch.manual_seed(0)
     model = MaskedAutoencoder(size=spec.preprocessing.size, decoder=config.decoder, **spec.options)
     model = suit_device(model, device)
@@ -99,9 +102,10 @@ def pretraining(config: PretrainConfig, store: FrameStore, device: torch.device,
     )
 
 
-def finetuning(config: FinetuneConfig, store: FrameStore, device: torch.device, steps: int) -> Comparison:
+def finetuning(config: FinetuneConfig, device: torch.device, steps: int) -> Comparison:
     """The same for fine-tuning, with labels for all tasks."""
     spec, encoder = starting_encoder(encoder_spec(config.backbone), "random", frozen=False)
+    store = made_up_store(spec.preprocessing, config.augment, device)
     widths = {task: outputs_of(task, config.loss) for task in config.tasks}
     network = suit_device(TaskNetwork(encoder, TaskHeads(encoder.dim, widths, config.head)), device)
     dtype = autocast_dtype(config.precision, device)

@@ -1,11 +1,20 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abaw_feats.backbones import find_spec, spec_from_dict
-from abaw_feats.learning.augment import AugmentConfig, augment, random_warps, sampling_grid, training_views
-from abaw_feats.reading.images import preprocess
+from abaw_feats.learning.augment import (
+    AugmentConfig,
+    augment,
+    random_warps,
+    sampling_grid,
+    size_before_crop,
+    training_views,
+)
+from abaw_feats.reading.images import preprocess, resize
 from abaw_seq.config import from_dict
 from abaw_seq.errors import UserError
 
@@ -115,8 +124,12 @@ def test_erasing_hides_rectangles_of_the_wanted_share():
 def test_views_without_changes_are_what_extraction_computes():
     pixels = torch.randint(0, 256, (3, 40, 40, 3), generator=seeded(), dtype=torch.uint8)
     grey = spec_from_dict({"preprocessing": {"size": 24}}, start=find_spec("densenet")).preprocessing
-    assert torch.equal(training_views(pixels, grey, STILL, generator=seeded()), preprocess(pixels, grey))
-    changed = training_views(pixels, grey, AugmentConfig(), generator=seeded())
+    assert size_before_crop(24, STILL, frame_side=40) == 24
+    still = training_views(resize(pixels, grey), grey, STILL, generator=seeded())
+    assert torch.equal(still, preprocess(pixels, grey))
+    side = size_before_crop(24, AugmentConfig(), frame_side=40)
+    assert side == 30
+    changed = training_views(resize(pixels, replace(grey, size=side)), grey, AugmentConfig(), generator=seeded())
     assert changed.shape == (3, 1, 24, 24)
 
 

@@ -17,6 +17,7 @@ from abaw_feats.reading.images import (
     luma,
     measure_normalisation,
     preprocess,
+    resize,
     resize_in_fixed_point,
     resize_like_opencv,
     resize_like_pillow,
@@ -112,8 +113,8 @@ def test_grey_and_its_resize_equal_opencv():
 def test_resizing_in_fixed_point_equals_pillow(source, side, resize):
     image = pattern(source, source)
     expected = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling[resize.upper()]))
-    found = resize_in_fixed_point(nchw(image), side, resize)
-    np.testing.assert_array_equal(found[0].permute(1, 2, 0).numpy(), expected)
+    resized = resize_in_fixed_point(nchw(image), side, resize)
+    np.testing.assert_array_equal(resized[0].permute(1, 2, 0).numpy(), expected)
 
 
 @pytest.mark.parametrize(
@@ -162,10 +163,10 @@ def test_measured_normalisation_standardises_the_corpus():
     images = torch.from_numpy(np.stack([smooth(112, 112), smooth(112, 112)[::-1] // 2, pattern(112, 112)]))
     for name in ("densenet", "mae", "iresnet"):
         pre = find_spec(name).preprocessing
-        measured = measure_normalisation([images[:2], images[2:]], pre)
+        measured = measure_normalisation([resize(images[:2], pre), resize(images[2:], pre)], pre)
         x = preprocess(images, measured).double().transpose(0, 1).flatten(1)
         torch.testing.assert_close(x.mean(1), torch.zeros(len(x)).double(), atol=1e-5, rtol=0)
         torch.testing.assert_close(x.std(1, correction=0), torch.ones(len(x)).double(), atol=1e-5, rtol=0)
         assert (measured.size, measured.scale) == (pre.size, pre.scale)
-    with pytest.raises(ValueError, match="no frames"):
+    with pytest.raises(ValueError, match="no images"):
         measure_normalisation([], pre)
