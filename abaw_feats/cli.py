@@ -151,7 +151,11 @@ def pretrain(config, videos, out, overrides, resume, device):
 @click.option("--resume", is_flag=True, help="Go on after the last whole epoch.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]")
 def finetune(config, videos, annotations, tasks, out, overrides, resume, device):
-    """Train an encoder on labelled frames."""
+    """Train an encoder on labelled frames.
+
+    Videos of the training split train, and so do labelled videos without a split; those of the validation split
+    validate, and those of the test split are never used.
+    """
     require_feats()
     from abaw_feats.learning import finetune as program
     from abaw_feats.learning.finetune_config import FinetuneConfig

@@ -1,8 +1,8 @@
 """Random changes of a batch of images, computed as tensors on the device that trains.
 
-They act on what the network sees, resized and normalised images, so that training without them is
-exactly what extraction computes. No change here touches a label: action units are coded without a
-side, so a mirrored face keeps its labels.
+They change resized and normalised images, so that without them a network in training sees exactly what
+it sees in extraction. They leave the labels as they are: action units are coded without a side, so a
+mirrored face keeps its labels.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ def augment(
 ) -> torch.Tensor:
     """Change every image of a batch in its own random way.
 
-    images: (batch, channels, height, width), normalised; returns (batch, channels, size, size), by
-    default of the input's height. The numbers are drawn on the CPU from `generator`, so a seed gives
-    the same changes on every device.
+    images: (batch, channels, height, width), normalised. Returns (batch, channels, size, size); `size` is
+    the images' height by default. Random numbers are drawn on the CPU from `generator`, so that a seed
+    gives the same changes on every device.
     """
     size = size or images.shape[-2]
     count = len(images)
@@ -101,7 +101,7 @@ def augment(
 
 
 def random_warps(count: int, config: AugmentConfig, *, generator: torch.Generator) -> torch.Tensor:
-    """(count, 2, 3) affine maps from output to input coordinates in [-1, 1]: crop, rotation, mirror."""
+    """Affine maps from output to input coordinates in [-1, 1], (count, 2, 3): crop, rotation, mirroring."""
     area = _uniform(count, config.scale, generator)
     stretch = torch.exp(_uniform(count, (-1.0, 1.0), generator) * math.log1p(config.aspect) / 2)
     width = (area.sqrt() * stretch).clamp(max=1.0)
@@ -116,10 +116,10 @@ def random_warps(count: int, config: AugmentConfig, *, generator: torch.Generato
 
 
 def sampling_grid(warp: torch.Tensor, size: int) -> torch.Tensor:
-    """(count, size, size, 2) places (x, y) in the input that affine maps (count, 2, 3) send output pixels to.
+    """Where in the input, as (x, y), each output pixel is sampled: (count, size, size, 2).
 
-    The same as `torch.nn.functional.affine_grid` without aligned corners, for square images, and faster on
-    the CPU: no matrix products of two and three.
+    warp: affine maps (count, 2, 3). The same as `torch.nn.functional.affine_grid` without aligned corners
+    for square images, but faster on the CPU because it needs no small matrix products.
     """
     centres = (torch.arange(size, device=warp.device, dtype=warp.dtype) * 2 + 1) / size - 1
     along, across, shift = warp.unbind(2)
@@ -150,7 +150,7 @@ def _jitter(images: torch.Tensor, config: AugmentConfig, generator: torch.Genera
 
 
 def _erase(images: torch.Tensor, config: AugmentConfig, generator: torch.Generator) -> torch.Tensor:
-    """Set a rectangle of some images to 0, the mean colour."""
+    """Set a rectangle of some of the images to 0, the mean colour."""
     count, _, height, width = images.shape
     chosen = torch.rand(count, generator=generator) < config.erasing
     area = _uniform(count, config.erasing_area, generator)

@@ -1,4 +1,4 @@
-"""Learning from a teacher where labels are missing, and besides the labels where they are not.
+"""Learning from a teacher's outputs: instead of labels where they are missing, else beside them.
 
 After Vu et al., "Multitask Multi-database Emotion Recognition" (ABAW 2021).
 """
@@ -71,11 +71,12 @@ def with_teacher(
 ) -> dict[str, Tensor]:
     """Mix every task's loss with the distance from the teacher's outputs.
 
-    A labelled frame counts (1 - weight) x its label and weight x the teacher, one without a label the
-    teacher alone; the mean is over all frames of the batch. Tasks the teacher lacks stay as they are.
+    The loss of a labelled frame is (1 - weight) x that of its label + weight x the distance; without a
+    label it is the distance. The result is the mean over all frames of the batch. Tasks that the teacher
+    lacks keep their loss.
 
-    supervised: {task: scalar}, means over the labelled frames; outputs, teacher: {task: (batch,
-    width)} raw; labels: (batch, 15), NaN where there is none.
+    supervised: {task: scalar}, means over the labelled frames; outputs, teacher: {task: (batch, width)},
+    raw; labels: (batch, 15), NaN where there is none.
     """
     mixed = dict(supervised)
     for task in supervised.keys() & teacher.keys():
@@ -89,8 +90,8 @@ def with_teacher(
 def teacher_distance(task: str, output: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Distance per frame, (batch,), between raw outputs (batch, width) of student and teacher.
 
-    Classes and bins: Kullback-Leibler divergence of softened distributions; action units: the same for
-    each, averaged; valence and arousal as values: squared difference.
+    Classes and bins: Kullback-Leibler divergence of the distributions at `temperature`; action units: the
+    mean of each one's divergence; valence and arousal as values: squared difference.
     """
     soft = temperature**2
     if task == AU.name:

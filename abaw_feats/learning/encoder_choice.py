@@ -1,4 +1,4 @@
-"""Which network a training config means: a known backbone, a saved one, or sizes of one's own."""
+"""The network that a training config asks for: a built-in backbone, a saved one, or a variant of either."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from abaw_seq.errors import UserError
 
 
 def encoder_spec(backbone: str | dict[str, Any]) -> BackboneSpec:
-    """The spec behind a config's `backbone`.
+    """The spec of a config's `backbone`.
 
-    A text is a name, a YAML file or a folder (see `find_spec`). A mapping holds what differs from the
-    backbone it is `like`: `{like: iresnet18, name: small, options: {dim: 128}}`; it starts without
-    weights, because other sizes need others.
+    backbone: a name, a YAML file or a folder (see `find_spec`); or a mapping with what differs from the
+    backbone that it is `like`, such as `{like: iresnet18, name: small, options: {dim: 128}}`. A variant
+    has no weights to start from, because those of the other backbone may not fit.
     """
     if isinstance(backbone, str):
         return find_spec(backbone)
     if "like" not in backbone:
-        raise UserError("backbone: a mapping needs `like`, the backbone that it varies, such as `like: mae`")
+        raise UserError("backbone: a mapping needs `like`, the backbone it is a variant of, such as `like: mae`")
     values = dict(backbone)
     start = replace(find_spec(str(values.pop("like"))), weights=None, hub=None)
     return spec_from_dict(values, start=start)

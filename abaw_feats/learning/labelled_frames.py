@@ -1,4 +1,4 @@
-"""Frames of several data sets joined with their labels, each data set labelled for what it is."""
+"""Frames of several data sets, joined with the labels that each data set has."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from abaw_seq.tasks import LABEL_COLUMNS, TASKS
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """One data set: frames, their annotations, and its part in the training."""
+    """One data set: frames, their annotations, and its share of the training."""
 
     videos: tuple[str, ...]
     """Folders of video folders, video folders, video files, or text files of such paths."""
     annotations: tuple[str, ...]
-    """Files or folders in the official formats; they say which videos train and which validate."""
+    """Files or folders in the official formats; they also give the split of each video."""
     share: float = 1.0
     """Its share of every batch, above 0, relative to the shares of the other sources."""
     tasks: tuple[str, ...] = ()
@@ -42,20 +42,23 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class LabelledFrames:
-    """Images with labels, and which of them train and validate.
-
-    `labels` float32 (rows, 15), NaN where there is none or where the task is not trained; `source`
-    int64 (rows,) number of the source; `training`, `validation` int64 rows.
-    """
+    """Images with labels, and which of them train and which validate."""
 
     index: ImageIndex
     labels: Tensor
+    """float32 (rows, 15), NaN where there is no label or its task is not trained."""
     source: Tensor
+    """int64 (rows,): the number of each image's source."""
     training: Tensor
+    """int64: the rows that train, rising."""
     validation: Tensor
+    """int64: the rows that validate, rising."""
 
     def pools(self, sources: Sequence[SourceConfig], readable: np.ndarray, balance: float) -> list[Pool]:
-        """The training rows of each source, for `sampling.batches`; `balance` as in `balancing_weights`."""
+        """The readable training rows of each source, for `sampling.batches`.
+
+        readable: bool (rows,); balance: the power of `balancing_weights`, 0 for none.
+        """
         rows = self.training[torch.from_numpy(readable[self.training.numpy()])]
         pools = []
         for number, config in enumerate(sources):
@@ -72,10 +75,10 @@ def gather_frames(
 ) -> LabelledFrames:
     """Join the frames of every source with its labels for `tasks`.
 
-    A training video is one whose annotation is of the training split or of no split; frames of
-    validation videos only validate; frames of test videos are left out. `unlabelled` keeps training
-    frames without a label (for a teacher to label). `share_labels` gives a frame that several sources
-    hold (same video, same number) the labels of all of them.
+    Videos of the training split train, and so do labelled videos without a split; those of the validation
+    split validate; those of the test split are left out. With `unlabelled`, frames of training videos
+    train without a label too, from a teacher. With `share_labels`, a frame that is in several sources
+    (same video, same number) has the labels of all of them.
     Raises UserError if a source has no training frame with a label, or a task has no label at all.
     """
     parts = [_source_frames(source, tasks, unlabelled) for source in sources]
@@ -100,21 +103,19 @@ def gather_frames(
 def _source_frames(
     source: SourceConfig, tasks: Sequence[str], unlabelled: bool
 ) -> tuple[ImageIndex, np.ndarray, np.ndarray]:
-    """(index, labels float32 (rows, 15), bool (rows,) training) of the frames that are of use."""
+    """(index, labels float32 (rows, 15), training bool (rows,)) of the frames that train or validate."""
     where = ", ".join(source.annotations) or source.videos[0]
     index = index_videos(source.videos)
     annotations = read_annotations(*source.annotations)
     used = [task for task in tasks if not source.tasks or task in source.tasks]
     if not used:
-        raise UserError(f"{where}: this source is for {', '.join(source.tasks)}, none of which is trained")
+        raise UserError(f"{where}: used for {', '.join(source.tasks)} only, but none of these tasks is trained")
     labels = _labels(index, annotations)
-    unused = np.ones(len(LABEL_COLUMNS), bool)
-    for task in used:
-        unused[TASKS[task].columns] = False
-    labels[:, unused] = np.nan
+    for task in set(TASKS) - set(used):
+        labels[:, TASKS[task].columns] = np.nan
 
-    known = [annotations.videos.get(video.name) for video in index.sources]
-    splits = np.array([video.split or "train" if video else "none" for video in known])[index.source]
+    annotated = [annotations.videos.get(video.name) for video in index.sources]
+    splits = np.array([video.split or "train" if video else "none" for video in annotated])[index.source]
     labelled = ~np.isnan(labels).all(axis=1)
     training = (splits == "train") & (labelled | unlabelled)
     if source.every > 1:
@@ -125,8 +126,8 @@ def _source_frames(
             f"{where}: no frame of {source.videos[0]} has a training label for {', '.join(used)}; "
             "check that folder names and frame numbers are those of the annotations"
         )
-    kept = np.flatnonzero(training | validation)
-    return index.select(kept), labels[kept], training[kept]
+    useful = np.flatnonzero(training | validation)
+    return index.select(useful), labels[useful], training[useful]
 
 
 def _labels(index: ImageIndex, annotations: Annotations) -> np.ndarray:
@@ -143,7 +144,7 @@ def _position_in_video(index: ImageIndex) -> np.ndarray:
 
 
 def _shared(index: ImageIndex, labels: np.ndarray) -> np.ndarray:
-    """Labels with every gap filled from other rows of the same video name and frame number."""
+    """Labels, with missing ones filled in from other rows of the same video name and frame number."""
     rows_of: dict[tuple[str, int], list[int]] = {}
     for row, (source, number) in enumerate(zip(index.source, index.number, strict=True)):
         rows_of.setdefault((index.sources[source].name, int(number)), []).append(row)

@@ -1,8 +1,8 @@
-"""The masked autoencoder of He et al. (CVPR 2022): an encoder that sees a quarter of the patches and a
-small decoder that paints the rest.
+"""The masked autoencoder of He et al. (CVPR 2022): an encoder that sees a quarter of an image's patches, and a
+small decoder that reconstructs the rest.
 
 Parameter names, arithmetic and the order of pixels within a patch are those of facebookresearch/mae
-(models_mae.py), so that checkpoints go back and forth. The encoder is the ViT of `backbones.mae`.
+(models_mae.py), so that each reads the other's checkpoints. The encoder is the ViT of `backbones.mae`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class DecoderConfig:
 class MaskedAutoencoder(nn.Module):
     """Encoder and decoder; `forward` gives the reconstruction loss of a batch.
 
-    size, patch: side of the image and of a patch in pixels; width, depth, heads: the encoder's.
-    normalise_target: compare with pixels standardised within each patch.
+    size, patch: side of the image and of a patch in pixels; width, depth, heads, mlp_ratio: the encoder's;
+    normalise_target: the decoder predicts pixels standardised within each patch.
     """
 
     def __init__(
@@ -92,9 +92,9 @@ class MaskedAutoencoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, images: Tensor, noise: Tensor, mask_ratio: float = 0.75) -> Tensor:
-        """The loss, a scalar: mean squared error per hidden patch, averaged over the hidden patches.
+        """The loss, a scalar: the mean squared error over the hidden patches.
 
-        images: (batch, 3, size, size) normalised; noise: (batch, patches) in [0, 1), see `random_mask`.
+        images: (batch, 3, size, size), normalised; noise: (batch, patches) in [0, 1), see `random_mask`.
         """
         keep, restore, mask = random_mask(noise, mask_ratio)
         predicted = self.decode(self.encode(images, keep), restore)
@@ -114,9 +114,9 @@ class MaskedAutoencoder(nn.Module):
         return self.norm(tokens)
 
     def decode(self, tokens: Tensor, restore: Tensor) -> Tensor:
-        """Pixels of every patch, (batch, patches, patch * patch * 3), from the visible tokens.
+        """Pixels of every patch, (batch, patches, patch * patch * 3), from the tokens that `encode` gives.
 
-        restore: (batch, patches), where each patch's token stands in "visible first" order.
+        restore: (batch, patches), the place of each patch in the order that `random_mask` draws.
         """
         tokens = self.decoder_embed(tokens)
         count, patches = restore.shape
@@ -129,7 +129,7 @@ class MaskedAutoencoder(nn.Module):
         return self.decoder_pred(self.decoder_norm(tokens))[:, 1:]
 
     def loss(self, images: Tensor, predicted: Tensor, mask: Tensor) -> Tensor:
-        """Mean over the hidden patches of the batch; mask: (batch, patches), 1 = hidden."""
+        """The mean squared error over the hidden patches of a batch; mask: (batch, patches), 1 = hidden."""
         target = patchify(images, self.patch)
         if self.normalise_target:
             target = target - target.mean(dim=-1, keepdim=True)
@@ -140,8 +140,7 @@ class MaskedAutoencoder(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, noise: Tensor, mask_ratio: float = 0.75) -> tuple[Tensor, Tensor]:
-        """(reconstruction, hidden): images of the input's shape, visible patches as they were, and a
-        boolean (batch, 1, size, size) of the hidden pixels."""
+        """(reconstruction, hidden): images with only the hidden patches predicted, and bool (batch, 1, size, size)."""
         keep, restore, mask = random_mask(noise, mask_ratio)
         predicted = self.decode(self.encode(images, keep), restore).float()
         target = patchify(images, self.patch)
@@ -154,11 +153,10 @@ class MaskedAutoencoder(nn.Module):
 
 
 def random_mask(noise: Tensor, ratio: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Which patches are seen: those of the lowest noise.
+    """Draw an order of the patches, by rising noise, of which the first stay visible.
 
-    noise: (batch, patches). Returns keep (batch, kept) patch indices in order of noise, restore
-    (batch, patches) the place of every patch in "kept first" order, and mask (batch, patches) float,
-    1 = hidden.
+    noise: (batch, patches). Returns keep (batch, kept), the visible patches in that order; restore (batch,
+    patches), the place of each patch in it; and mask (batch, patches) float, 1 = hidden.
     """
     patches = noise.shape[1]
     order = noise.argsort(dim=1, stable=True)
@@ -184,10 +182,10 @@ def unpatchify(patches: Tensor, patch: int) -> Tensor:
 
 
 def load_public(model: MaskedAutoencoder, path: str | Path) -> None:
-    """Start from a checkpoint in the public format.
+    """Load a checkpoint in the public format, to train on from it.
 
-    Positions are resized to the model's grid. A checkpoint without a decoder leaves the decoder as it
-    is. Raises UserError if the encoder does not fit.
+    Position embeddings are resized to the model's grid. If the checkpoint has no decoder, the model's
+    stays as it is. Raises UserError if the encoder does not fit.
     """
     expected = model.state_dict()
     state, _ = strip_prefix(read_checkpoint(Path(path).expanduser()), expected)

@@ -262,5 +262,5 @@ def _pictured(index: ImageIndex, rows: Tensor, preprocessing: Preprocessing, dev
 def _picture(model: MaskedAutoencoder, faces: Tensor, spec: BackboneSpec, config: PretrainConfig, path: Path) -> None:
     """Write a grid of images whose hidden places do not depend on the epoch."""
     noise = torch.rand(len(faces), model.grid**2, generator=torch.Generator().manual_seed(config.seed))
-    painted, hidden = model.reconstruct(faces, noise.to(faces.device), config.mask_ratio)
-    write_grid(path, faces, hidden, painted, preprocessing=spec.preprocessing)
+    reconstructed, hidden = model.reconstruct(faces, noise.to(faces.device), config.mask_ratio)
+    write_grid(path, faces, hidden, reconstructed, preprocessing=spec.preprocessing)

@@ -1,4 +1,4 @@
-"""Pictures of what a masked autoencoder sees and what it paints."""
+"""Pictures of what a masked autoencoder sees and what it reconstructs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ GAP = 2
 HIDDEN_GREY = 127
 
 
-def write_grid(path: Path, images: Tensor, hidden: Tensor, painted: Tensor, *, preprocessing: Preprocessing) -> None:
-    """Write a PNG with one row per image: original, what is left of it, reconstruction.
+def write_grid(
+    path: Path, images: Tensor, hidden: Tensor, reconstructed: Tensor, *, preprocessing: Preprocessing
+) -> None:
+    """Write a PNG with one row per image: the original, its visible patches, the reconstruction.
 
-    images, painted: (rows, 3, size, size) normalised; hidden: bool (rows, 1, size, size).
+    images, reconstructed: (rows, 3, size, size), normalised; hidden: bool (rows, 1, size, size).
     """
-    original, reconstruction = (to_pixels(batch, preprocessing) for batch in (images, painted))
+    original, reconstruction = (to_pixels(batch, preprocessing) for batch in (images, reconstructed))
     masked = original.masked_fill(hidden.cpu().permute(0, 2, 3, 1), HIDDEN_GREY)
     rows, size = original.shape[:2]
     sheet = torch.full((rows * (size + GAP) - GAP, 3 * (size + GAP) - GAP, 3), 255, dtype=torch.uint8)

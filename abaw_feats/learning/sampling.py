@@ -1,4 +1,4 @@
-"""Which frames make up the batches of an epoch: plain, mixed from several sources, or balanced."""
+"""Which frames make up the batches of an epoch: from one or several sources, balanced or not."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ DIMENSION_BINS = 20
 
 @dataclass(frozen=True)
 class Pool:
-    """The frames of one source, its share of every batch, and how often each frame is drawn.
-
-    `rows` int64 [n] rows of the frame store; `weights` float64 [n] or None for every frame equally
-    often (each once, in random order, before any comes a second time).
-    """
+    """The training frames of one source."""
 
     rows: Tensor
+    """int64 (frames,): rows of the frame store."""
     share: float = 1.0
+    """The source's share of every batch, relative to that of the other sources."""
     weights: Tensor | None = None
+    """float64 (frames,): how often each frame is drawn. None: each once, in random order, before any is
+    drawn again."""
 
 
 def batches(
@@ -35,10 +35,10 @@ def batches(
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[Tensor]:
-    """Yield `steps` batches of rows, each with the same number of frames from every pool's share.
+    """Yield `steps` batches of rows, each with every pool's share of frames.
 
-    All processes of a distributed run draw the same global batches of `batch_size * world` rows and
-    take every `world`-th row of them.
+    All processes of a distributed run draw the same batches of `batch_size * world` rows and take every
+    `world`-th row of them.
     """
     counts = split_batch(batch_size * world, [pool.share for pool in pools])
     streams = [_stream(pool, count, generator) for pool, count in zip(pools, counts, strict=True)]
@@ -48,7 +48,7 @@ def batches(
 
 
 def split_batch(batch_size: int, shares: Sequence[float]) -> list[int]:
-    """Whole numbers in proportion to `shares` that sum to `batch_size` (largest remainders first)."""
+    """Whole numbers in proportion to `shares` that sum to `batch_size`; what remains goes to the largest remainders."""
     exact = [batch_size * share / sum(shares) for share in shares]
     counts = [int(value) for value in exact]
     by_remainder = sorted(range(len(exact)), key=lambda k: counts[k] - exact[k])
@@ -58,11 +58,12 @@ def split_batch(batch_size: int, shares: Sequence[float]) -> list[int]:
 
 
 def balancing_weights(labels: Tensor, power: float) -> Tensor:
-    """How often each frame should be drawn so that rare expressions and rare affect come up more.
+    """Weights, float64 (frames,), by which rare expressions, valence and arousal are drawn more often.
 
-    labels: (N, 15), NaN where there is no label. A frame's weight is the mean, over the labels it has
-    among expression, valence bin and arousal bin, of (1 / share of that value)^power; a frame without
-    any has weight 1. `power` 0 draws all alike, 1 draws all values equally often.
+    labels: (frames, 15), NaN where there is no label. A label's weight is its rarity, 1 / (share of frames
+    with that value x number of values that occur), to the power of `power`: with 0 all frames, with 1 all
+    values are drawn equally often. Valence and arousal count by bin. A frame's weight is the mean over its
+    labels among the three, or 1 without any.
     """
     total = torch.zeros(len(labels), dtype=torch.float64)
     present = torch.zeros(len(labels), dtype=torch.float64)
@@ -82,7 +83,7 @@ def balancing_weights(labels: Tensor, power: float) -> Tensor:
 
 
 def _stream(pool: Pool, count: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless draws of `count` rows from one pool."""
+    """Yield `count` rows of a pool, without end."""
     if pool.weights is not None:
         cumulative = pool.weights.cumsum(0)
         while True:

@@ -1,4 +1,4 @@
-"""What there is to read: folders of numbered frames and video files, as named videos."""
+"""Videos by name, from folders of numbered frames and from video files, and their frames."""
 
 from __future__ import annotations
 
@@ -16,60 +16,54 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv")
 MAX_FRAME_NUMBER = 2**31 - 1
 _TRAILING_DIGITS = re.compile(r"(\d+)$", re.ASCII)
-# 122-60-1920x1080-1: Aff-Wild2 writes the frame rate into some names.
+# Aff-Wild2 writes the frame rate into some names: 122-60-1920x1080-1 has 60 frames per second.
 _FPS_IN_NAME = re.compile(r"^\d+-(\d+)-\d+x\d+", re.ASCII)
 
 
 @dataclass(frozen=True)
 class VideoSource:
-    """One video to read.
-
-    name         its name in feature files: the folder's name, or the file's without suffix
-    path         a folder of frames, or a video file
-    is_file      whether `path` is a video file
-    frame_count  image files in the folder, or what the video file's header says (0: it does not say)
-    fps          frames per second, where the header or the name says so
-    """
+    """One video to read."""
 
     name: str
+    """Its name in feature files: that of the folder, or of the video file without suffix."""
     path: Path
+    """A folder of frames, or a video file."""
     is_file: bool
+    """True for a video file."""
     frame_count: int
+    """Number of image files, or of frames by the video file's header; 0 if the header does not say."""
     fps: float | None = None
+    """Frames per second by the header or the name, if either says so."""
 
 
 def list_videos(paths: Iterable[str | Path]) -> list[VideoSource]:
-    """The videos at `paths`, in the order given and by name within a folder.
+    """List the videos at `paths`, in the order given and by name within a folder.
 
-    Each path is a folder of video folders and files (Aff-Wild2's `cropped_aligned`), one folder of
+    Each path is a folder of video folders and video files (Aff-Wild2's `cropped_aligned`), one folder of
     numbered frames, one video file, or a text file with one such path per line (relative to the text
-    file; blank lines and lines that start with # are skipped). A video reached twice is listed once;
-    two different ones under one name are refused. A folder without frames is listed with 0 frames.
+    file; blank lines and lines that start with # are skipped). A video that several paths lead to is
+    listed once. A folder without frames is listed with 0 frames.
 
-    Raises UserError that names the path at fault.
+    Raises UserError, naming the path at fault, if two videos have one name or a path has no video.
     """
     videos: dict[str, VideoSource] = {}
     for path in paths:
         for video in _videos_at(Path(path).expanduser()):
             known = videos.setdefault(video.name, video)
             if known.path != video.path and not known.path.samefile(video.path):
-                raise UserError(
-                    f"two videos are called {video.name!r}: {known.path} and {video.path}; leave one out or rename it"
-                )
+                both = f"{known.path} and {video.path}"
+                raise UserError(f"two videos are called {video.name!r}: {both}; leave one out or rename it")
     if not any(video.is_file or video.frame_count for video in videos.values()):
         named = ", ".join(str(path) for path in paths) or "no path given"
-        raise UserError(
-            f"{named}: no frames found; expected folders that hold 00001.jpg, 00002.jpg, ... or video files"
-        )
+        raise UserError(f"{named}: no frames there; expected folders of 00001.jpg, 00002.jpg, ... or video files")
     return list(videos.values())
 
 
 def frame_files(folder: str | Path) -> tuple[np.ndarray, list[str]]:
-    """The frames of one video folder, by frame number.
+    """The frames of one video folder: frame numbers int32 (frames,), rising, and their file names.
 
-    The number is what the file's name ends in (00012.jpg and frame_12.png are frame 12).
-    Returns int32 (N,) rising and the N file names. Raises ValueError for an image without a number
-    and for two images with the same.
+    A file's frame number is the number that its name ends in: 00012.jpg and frame_12.png are frame 12.
+    Raises ValueError for an image without a number and for two images with the same number.
     """
     names = sorted(_image_names(folder))
     numbers = np.array([frame_number(name) for name in names], np.int64)
@@ -85,7 +79,7 @@ def frame_files(folder: str | Path) -> tuple[np.ndarray, list[str]]:
 
 
 def frame_number(file_name: str) -> int:
-    """The frame number a file name ends in, or -1.
+    """The frame number that a file name ends in, or -1.
 
     >>> frame_number("00012.jpg"), frame_number("cover.jpg")
     (12, -1)
@@ -96,9 +90,9 @@ def frame_number(file_name: str) -> int:
 
 
 def decode_video(path: str | Path) -> Iterator[np.ndarray]:
-    """The frames of a video file in the order they are shown: uint8 (height, width, 3), RGB.
+    """Yield the frames of a video file in the order they are shown: uint8 (height, width, 3), RGB.
 
-    Raises ValueError, with the number of frames that could be read, where decoding stops early.
+    Raises ValueError if decoding fails; it says after how many frames.
     """
     import av
 
@@ -106,7 +100,7 @@ def decode_video(path: str | Path) -> Iterator[np.ndarray]:
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise ValueError("no video stream in it")
+                raise ValueError("it has no video stream")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):
@@ -143,17 +137,14 @@ def _videos_in_folder(folder: Path) -> Iterator[VideoSource]:
                 folders.append(Path(entry.path))
     if images and (folders or files):
         other = min(folders + files).name
-        raise UserError(f"{folder}: holds numbered frames and also {other}; name the videos in it one by one")
+        raise UserError(f"{folder}: has numbered frames and also {other}; name the videos in it one by one")
     if not folders and not files:
         yield _source(folder, is_file=False, frame_count=images)
-    videos = [(path.name, path, _frame_folder) for path in folders]
-    videos += [(path.name, path, _video_file) for path in files]
-    for _, path, source in sorted(videos, key=lambda video: video[0]):
-        yield source(path)
-
-
-def _frame_folder(folder: Path) -> VideoSource:
-    return _source(folder, is_file=False, frame_count=sum(1 for _ in _image_names(folder)))
+    for path in sorted(folders + files, key=lambda path: path.name):
+        if path in files:
+            yield _video_file(path)
+        else:
+            yield _source(path, is_file=False, frame_count=sum(1 for _ in _image_names(path)))
 
 
 def _video_file(path: Path) -> VideoSource:
@@ -166,7 +157,7 @@ def _video_file(path: Path) -> VideoSource:
             seconds = (container.duration or 0) / av.time_base
             frames = stream.frames or round(seconds * (fps or 0))
     except (av.error.FFmpegError, IndexError):
-        frames, fps = 0, None  # listed all the same: reading it will say what is wrong
+        frames, fps = 0, None  # listed nevertheless: whoever reads the file reports the error
     return _source(path, is_file=True, frame_count=frames, fps=fps)
 
 
@@ -174,7 +165,7 @@ def _source(path: Path, *, is_file: bool, frame_count: int, fps: float | None = 
     path = Path(os.path.abspath(path))
     name = path.stem if is_file else path.name
     if not name or not name.isprintable():
-        raise UserError(f"{str(path)!r}: its name cannot name a video; rename it")
+        raise UserError(f"{str(path)!r}: not usable as the name of a video; rename it")
     if fps is None and (in_name := _FPS_IN_NAME.match(name)):
         fps = float(in_name[1])
     return VideoSource(name, path, is_file, frame_count, fps)
@@ -197,7 +188,7 @@ def _listed_paths(path: Path) -> Iterator[Path]:
         binary = True
     if binary:
         kinds = " ".join(VIDEO_SUFFIXES)
-        raise UserError(f"{path}: neither a folder, nor a video file ({kinds}), nor a list of paths")
+        raise UserError(f"{path}: not a folder, a video file ({kinds}) or a text file of paths")
     for number, line in enumerate(text.splitlines(), start=1):
         line = line.strip()
         if not line or line.startswith("#"):

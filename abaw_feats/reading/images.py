@@ -1,4 +1,4 @@
-"""From an image file's bytes to a backbone's normalised input."""
+"""From the bytes of an image file to the normalised input of a backbone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PILLOW_BITS, _OPENCV_BITS = 22, 11
 def decode_image(data: bytes) -> np.ndarray:
     """Decode a JPEG, PNG or other image file: uint8 (height, width, 3), RGB, contiguous.
 
-    Raises ValueError for what is not a whole, readable image. JPEGs decode without holding the GIL.
+    Raises ValueError if it is not a complete, readable image. JPEGs are decoded without holding the GIL.
     """
     if data[:3] == _JPEG_START:
         try:
@@ -50,12 +50,9 @@ def decode_image(data: bytes) -> np.ndarray:
 
 
 def preprocess(images: torch.Tensor, preprocessing: Preprocessing, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Resize and normalise a batch for a backbone, on the device it is on.
+    """Resize and normalise a batch for a backbone, on the device that the batch is on.
 
     images: uint8 (batch, height, width, 3), RGB. Returns (batch, channels, size, size) of `dtype`.
-    Resized values are whole: OpenCV's for grey; Pillow's for colour, on the CPU through torch's own
-    kernel, which differs by at most 2 of 255 (from 112 to 224: in 0.003 % of the values bicubic, in none
-    bilinear; at other sizes in up to 8 %).
     """
     return normalise(resize(images, preprocessing), preprocessing, dtype)
 
@@ -89,7 +86,12 @@ def measure_normalisation(batches: Iterable[torch.Tensor], preprocessing: Prepro
 
 
 def resize(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    """Frames in a backbone's colours and size: uint8 (batch, height, width, 3) -> (batch, channels, size, size)."""
+    """Frames in a backbone's colours and size: uint8 (batch, height, width, 3) -> (batch, channels, size, size).
+
+    Grey values equal OpenCV's. On a GPU, colour values of square frames equal Pillow's; torch's kernel for
+    the CPU differs from them by at most 2 of 255 (from 112 to 224 in 0.003 % of the values with bicubic, in none with
+    bilinear; at other sizes in up to 8 %).
+    """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise ValueError(f"expected uint8 (batch, height, width, 3), got {images.dtype} {tuple(images.shape)}")
     x = images.permute(0, 3, 1, 2)
@@ -109,7 +111,8 @@ def luma(x: torch.Tensor) -> torch.Tensor:
 def resize_like_opencv(x: torch.Tensor, side: int) -> torch.Tensor:
     """Resize to (side, side) as OpenCV's INTER_LINEAR does: uint8 (batch, channels, height, width).
 
-    Its fixed-point arithmetic, with the bits it drops between the two passes, gives the same values.
+    The values are equal because OpenCV's fixed-point arithmetic is followed to the bits that it drops
+    between the two axes.
     """
     height, width = x.shape[2:]
     if (height, width) == (side, side):
@@ -125,13 +128,13 @@ def resize_like_opencv(x: torch.Tensor, side: int) -> torch.Tensor:
 
 def resize_like_pillow(x: torch.Tensor, side: int, resize: str) -> torch.Tensor:
     """Resize to (side, side) with Pillow's antialiased filter: uint8 (batch, channels, height, width)."""
-    if x.device.type == "cpu":  # the only device with a kernel for uint8: 25 times as fast as below
+    if x.device.type == "cpu":  # the only device that torch has a kernel for uint8 for; it is much faster
         return F.interpolate(x, (side, side), mode=resize, antialias=True, align_corners=False)
     return resize_in_fixed_point(x, side, resize)
 
 
 def resize_in_fixed_point(x: torch.Tensor, side: int, resize: str) -> torch.Tensor:
-    """The same on any device, equal to Pillow's result for square frames, bit by bit."""
+    """The same on any device; for square frames the values are exactly Pillow's."""
     half = 1 << (_PILLOW_BITS - 1)
     for axis in (3, 2):
         if x.shape[axis] != side:
@@ -141,7 +144,7 @@ def resize_in_fixed_point(x: torch.Tensor, side: int, resize: str) -> torch.Tens
 
 
 def _weighted_sum(x: torch.Tensor, axis: int, positions: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Sum over taps of x at `positions` times `weights`, both (taps, outputs), along an axis of int32 x."""
+    """Sum over taps of int32 x at `positions` along an axis, times `weights`; both are (taps, outputs)."""
     shape = [1] * x.ndim
     shape[axis] = -1
     total = None
@@ -153,7 +156,7 @@ def _weighted_sum(x: torch.Tensor, axis: int, positions: torch.Tensor, weights: 
 
 @lru_cache(maxsize=64)
 def _opencv_taps(source: int, target: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions and integer weights of the two neighbours of each output pixel's centre."""
+    """Positions and integer weights, (2, target), of the two neighbours of each output pixel's centre."""
     centre = (np.arange(target, dtype=np.float64) + 0.5) * (source / target) - 0.5
     left = np.floor(centre)
     fraction = centre - left
@@ -165,7 +168,7 @@ def _opencv_taps(source: int, target: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @lru_cache(maxsize=64)
 def _pillow_taps(source: int, target: int, resize: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions and integer weights of Pillow's filter: its support widens when it shrinks an image."""
+    """Positions and integer weights, (taps, target), of Pillow's filter, which widens to shrink an image."""
     shape, radius = {"bilinear": (_triangle, 1.0), "bicubic": (_cubic, 2.0)}[resize]
     stretch = max(source / target, 1.0)
     support = radius * stretch

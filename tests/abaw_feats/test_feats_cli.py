@@ -69,7 +69,7 @@ def test_a_broken_frame_is_named_and_fails_only_with_strict(here):
     "arguments, named",
     [
         (["--videos", "absent"], "absent: no such file or folder"),
-        (["--videos", "nothing"], "nothing: no frames found"),
+        (["--videos", "nothing"], "nothing: no frames there"),
         (["--videos", "videos", "-o", "wrong.txt/feats.h5"], "wrong.txt/feats.h5: its folder wrong.txt"),
         (["--videos", "videos", "-o", "videos"], "videos: is a folder"),
         (["--videos", "videos", "--annotations", "absent.txt"], "absent.txt"),

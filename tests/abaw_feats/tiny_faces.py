@@ -1,4 +1,4 @@
-"""A small labelled data set whose labels can be seen: for the tests of pre-training and fine-tuning."""
+"""A small data set whose images show their labels, for the tests of pre-training and fine-tuning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOTHING = slice(0, 0)
 
 
 def face(valence: float, expression: int, rng: np.random.Generator) -> np.ndarray:
-    """uint8 (32, 32, 3): the brightness of the upper half tells valence, a bright column the expression."""
+    """uint8 (32, 32, 3): the brightness of the upper half shows valence, a bright column the expression."""
     image = rng.normal(90, 12, (SIDE, SIDE, 3))
     image[: SIDE // 2] += 70 * valence
     image[SIDE // 2 :, 4 * expression : 4 * expression + 4, 0] += 140

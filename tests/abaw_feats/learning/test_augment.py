@@ -35,7 +35,7 @@ def batch(count: int = 8, channels: int = 3, side: int = 16) -> torch.Tensor:
     return torch.randn(count, channels, side, side, generator=seeded(9))
 
 
-def test_nothing_asked_for_changes_nothing():
+def test_without_changes_images_stay_as_they_are():
     images = batch()
     assert torch.equal(augment(images, STILL, generator=seeded()), images)
 

@@ -219,18 +219,6 @@ def test_sources_with_different_labels_are_mixed(tmp_path):
         gather_frames(sources, ("valence", "au", "expression"))
 
 
-def test_labels_of_the_same_frame_can_be_shared(tmp_path):
-    one = write_faces(tmp_path / "same", train=1, val=0, frames=6, unlabelled=slice(2, 15))
-    (tmp_path / "other").mkdir()
-    two = write_faces(tmp_path / "other" / "same", train=1, val=0, frames=6, unlabelled=slice(0, 2))
-    sources = [SourceConfig((str(images),), (str(labels),)) for images, labels in (one, two)]
-    apart = gather_frames(sources, tuple(TASKS))
-    shared = gather_frames(sources, tuple(TASKS), share_labels=True)
-    assert torch.isnan(apart.labels[:6, 2:]).all()
-    assert not torch.isnan(shared.labels).any()
-    assert torch.equal(shared.labels[:6], shared.labels[6:])
-
-
 def test_teacher_labels_what_has_no_label(run, faces, tmp_path):
     images, _ = faces
     dimensions = write_faces(tmp_path / "va", train=2, val=1, frames=24, seed=5, unlabelled=slice(2, 15))

@@ -36,11 +36,11 @@ def test_a_tree_of_images_is_listed_by_folder_and_name(tmp_path):
     assert index.number.tolist() == [1, 2, 3, 1, 1, 1, 2]
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(UserError, match="no images found"):
+    with pytest.raises(UserError, match="no images there"):
         index_images([empty])
 
 
-def test_lists_are_joined_selected_and_told_apart(tmp_path):
+def test_indexes_are_joined_selected_and_have_hashes_of_their_own(tmp_path):
     write_frames(tmp_path / "x" / "v1", [1, 5])
     write_frames(tmp_path / "y" / "v2", [2])
     first, second = index_videos([tmp_path / "x"]), index_videos([tmp_path / "y"])
@@ -78,7 +78,7 @@ def test_frames_of_a_video_file_keep_their_numbers(tmp_path):
         assert pixels.float().mean((1, 2, 3)).tolist() == pytest.approx([60, 20], abs=3)
 
 
-def test_nothing_readable_is_an_error_that_names_a_file(tmp_path):
+def test_images_that_all_cannot_be_read_are_an_error_that_names_one(tmp_path):
     write_frames(tmp_path / "v", [1, 2])
     for file in (tmp_path / "v").iterdir():
         file.write_bytes(b"")
@@ -113,7 +113,7 @@ def test_a_store_of_some_rows_gives_their_images(tmp_path):
         ((112, 112), 64, AugmentConfig(flip=0, scale=(1, 1), aspect=0, rotation=0), 64, (64, 64, 3)),
     ],
 )
-def test_what_is_kept_is_as_small_as_its_use_allows(tmp_path, frame, size, augment, side, kept):
+def test_images_are_kept_as_small_as_their_use_allows(tmp_path, frame, size, augment, side, kept):
     write_frames(tmp_path / "v", range(1, 4), size=frame[::-1])
     store = opened(index_images([tmp_path]), preprocessing=replace(RGB, size=size), augment=augment)
     assert store.pixels.shape == (3, *kept)

@@ -96,15 +96,17 @@ def test_hidden_pixels_do_not_reach_the_encoder():
     assert not torch.equal(model(images, noise), model(changed, noise))
 
 
-def test_reconstruction_keeps_what_is_visible_and_undoes_the_normalisation():
+def test_reconstruction_keeps_visible_patches_and_undoes_the_normalisation():
     model = small().eval()
     images = torch.randn(2, 3, 32, 32)
     noise = torch.rand(2, 16)
-    painted, hidden = model.reconstruct(images, noise)
+    reconstructed, hidden = model.reconstruct(images, noise)
     assert hidden.float().mean() == 0.75
-    assert torch.equal(painted[~hidden.expand_as(images)], images[~hidden.expand_as(images)])
+    assert torch.equal(reconstructed[~hidden.expand_as(images)], images[~hidden.expand_as(images)])
     target = patchify(images, 8)
-    standardised = (patchify(painted, 8) - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
+    standardised = (patchify(reconstructed, 8) - target.mean(-1, keepdim=True)) / (
+        target.var(-1, keepdim=True) + 1e-6
+    ).sqrt()
     _, _, mask = random_mask(noise, 0.75)
     wanted = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
     error = (standardised - wanted) ** 2

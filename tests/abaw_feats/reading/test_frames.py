@@ -43,7 +43,7 @@ def test_a_text_file_lists_paths_relative_to_itself(root, tmp_path):
         list_videos([listing])
 
 
-def test_a_name_from_a_list_is_a_name_and_no_path(root, tmp_path):
+def test_a_listed_path_gives_the_name_of_its_folder(root, tmp_path):
     listing = tmp_path / "some.txt"
     listing.write_text(f"{root}/video2_left/../7/.\n")
     (video,) = list_videos([listing])
@@ -68,7 +68,7 @@ def test_an_empty_folder_beside_others_is_listed_with_no_frames(root):
 
 
 @pytest.mark.parametrize("make", ["absent", "empty", "unnumbered", "binary", "folders"])
-def test_what_holds_no_video_is_one_line_with_its_path(tmp_path, make):
+def test_a_path_without_a_video_is_named(tmp_path, make):
     path = tmp_path / "input"
     if make == "empty":
         path.mkdir()

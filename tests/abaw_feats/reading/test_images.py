@@ -86,9 +86,9 @@ def test_other_jpegs_decode_too():
     assert np.abs(decode_image(buffer.getvalue()).astype(int) - smooth(40, 40)).mean() < 3
 
 
-def test_what_is_no_whole_image_is_refused():
+def test_incomplete_images_are_refused():
     jpeg, png = file_of(smooth(64, 64), "JPEG"), file_of(pattern(64, 64), "PNG")
-    for data in (b"", b"\xff\xd8\xff", b"no image", jpeg[: len(jpeg) // 2], png[: len(png) // 2], jpeg[:30]):
+    for data in (b"", b"\xff\xd8\xff", b"not an image", jpeg[: len(jpeg) // 2], png[: len(png) // 2], jpeg[:30]):
         with pytest.raises(ValueError, match="image"):
             decode_image(data)
     deep = file_of(np.full((8, 8), 40000, np.uint16), "PNG")
