@@ -16,23 +16,21 @@ from abaw_seq.errors import UserError
 
 @dataclass(frozen=True)
 class Architecture:
-    """One kind of network.
-
-    build        spec -> module with random weights and an attribute `dim`
-    poolings     the values `pooling` may have; the first is the usual one
-    options      the sizes it knows, None where any are passed on
-    adapt        (spec, parameters by name, names beside them) -> (spec with the pooling that the
-                 checkpoint allows, parameters as the module names them); raises UserError
-    may_be_left  patterns of checkpoint names that have no place in the frozen encoder
-    only_stored_state   a checkpoint replaces every tensor of the module, so it need not be initialised
-    """
+    """One kind of network."""
 
     build: Callable[[BackboneSpec], nn.Module]
+    """spec -> module with random weights and an attribute `dim`"""
     poolings: tuple[str, ...]
+    """The values that `pooling` may have; the first is the usual one."""
     options: tuple[str, ...] | None
+    """The names that `options` may have; None where any are passed on."""
     adapt: Callable[[BackboneSpec, State, list[str]], tuple[BackboneSpec, State]]
+    """(spec, parameters by name, names of what lay beside them) -> (spec with the pooling that the checkpoint allows,
+    parameters under the module's names); raises UserError."""
     may_be_left: tuple[str, ...] = ()
+    """Patterns of names in a checkpoint that the frozen encoder has no place for."""
     only_stored_state: bool = True
+    """A checkpoint replaces every tensor of the module, so that it need not be initialised."""
 
 
 def _build_vit(spec: BackboneSpec) -> nn.Module:
@@ -85,7 +83,7 @@ ARCHITECTURES = {
 
 
 def architecture_of(spec: BackboneSpec) -> Architecture:
-    """The entry behind `spec.arch`, after checking that it knows the spec's pooling and options."""
+    """The entry of `spec.arch`; UserError where it does not know the spec's pooling, options or colour."""
     if spec.arch not in ARCHITECTURES:
         raise UserError(f"backbone {spec.name!r}: unknown arch {spec.arch!r}; there are {', '.join(ARCHITECTURES)}")
     entry = ARCHITECTURES[spec.arch]

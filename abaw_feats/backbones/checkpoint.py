@@ -35,9 +35,8 @@ _CONVERT = "load it in a throwaway environment, save its .state_dict() with safe
 def read_checkpoint(path: Path) -> State:
     """The tensors of a checkpoint file by name, without the container around them.
 
-    Reads safetensors and torch files, the latter with `weights_only=True`, so that nothing in the
-    file is executed. Raises UserError for a file that is missing, truncated, a pickled object or
-    without tensors.
+    Reads safetensors and torch files, the latter with `weights_only=True`, so that nothing in the file is executed.
+    Raises UserError for a file that is missing, damaged, a pickled object or without tensors.
     """
     try:
         with path.open("rb") as file:
@@ -74,7 +73,7 @@ def _read_torch(path: Path) -> Any:
     except (*damaged, struct.error) as error:
         if "TorchScript" in str(error):
             raise UserError(f"{path}: a TorchScript program, not weights: {_CONVERT}") from None
-        raise UserError(f"{path}: a damaged or truncated checkpoint, or none: copy it again") from None
+        raise UserError(f"{path}: not a checkpoint, or a damaged one: copy it again") from None
 
 
 def _unwrap(content: Any, path: Path) -> State:
@@ -87,15 +86,15 @@ def _unwrap(content: Any, path: Path) -> State:
         tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
         if tensors:
             return tensors
-        raise UserError(f"{path}: holds no tensors: {_listed(str(key) for key in content) or 'it is empty'}")
-    raise UserError(f"{path}: holds a {type(content).__name__}, not named tensors")
+        raise UserError(f"{path}: contains no tensors: {_listed(str(key) for key in content) or 'it is empty'}")
+    raise UserError(f"{path}: contains a {type(content).__name__}, not named tensors")
 
 
 def strip_prefix(state: State, expected: Iterable[str]) -> tuple[State, list[str]]:
     """(parameters under their own names, names of what lay beside them in a bigger model).
 
-    The prefix is the one made of wrapper words under which most of the expected names are found;
-    UserError where there are several.
+    Of all prefixes made of wrapper words, the one with most of the expected names below it is taken off; UserError
+    where several have as many.
     """
     expected = set(expected)
     prefixes = {""}
@@ -110,7 +109,7 @@ def strip_prefix(state: State, expected: Iterable[str]) -> tuple[State, list[str
     best = max(matches, key=matches.__getitem__)
     rivals = [prefix for prefix, count in matches.items() if count == matches[best]]
     if len(rivals) > 1 and matches[best] > len(expected) // 2:
-        raise UserError(f"holds several networks that fit, under {' and '.join(rivals)}: save one of them alone")
+        raise UserError(f"contains several networks that fit, under {' and '.join(rivals)}: save one of them alone")
     if any(word in PART_WRAPPERS for word in best.split(".")):
         beside = [key for key in state if not key.startswith(best)]
         return {key.removeprefix(best): value for key, value in state.items() if key.startswith(best)}, beside
@@ -118,12 +117,11 @@ def strip_prefix(state: State, expected: Iterable[str]) -> tuple[State, list[str
 
 
 def fit(module: nn.Module, state: State, *, may_be_left: Iterable[str], what: str) -> None:
-    """Load `state` into `module`: every name and shape must fit, except what is listed.
+    """Load `state` into `module`; every name and shape must fit.
 
-    may_be_left   patterns of names that the module has no place for
-    what          whose weights these are and where they come from, for the error
-    Raises UserError that names what is missing, left over or of the wrong shape; the module is then
-    untouched. A module on the meta device takes over the tensors of `state`.
+    may_be_left: patterns of names that may be left over; what: whose weights these are, for the error.
+    Raises UserError that names what is missing, left over or of the wrong shape, and leaves the module as it was.
+    A module on the meta device takes over the tensors of `state`.
     """
     expected = module.state_dict()
     given, state = set(state), dict(state)
@@ -138,12 +136,12 @@ def fit(module: nn.Module, state: State, *, may_be_left: Iterable[str], what: st
     ]
     if not given & expected.keys():
         raise UserError(
-            f"{what}: none of the {len(expected)} expected parameters is there; found {_listed(sorted(given))}"
+            f"{what}: none of the {len(expected)} expected parameters is there; it contains {_listed(sorted(given))}"
         )
     problems = [
-        f"{len(found)} {kind}: {_listed(found)}"
-        for kind, found in (("missing", missing), ("left over", left), ("of the wrong shape", shapes))
-        if found
+        f"{len(names)} {kind}: {_listed(names)}"
+        for kind, names in (("missing", missing), ("left over", left), ("of the wrong shape", shapes))
+        if names
     ]
     if problems:
         raise UserError(f"{what}: does not fit: {'; '.join(problems)}")

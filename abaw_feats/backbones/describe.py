@@ -1,4 +1,4 @@
-"""What each backbone costs and whether its weights are at hand, worked out without computing anything."""
+"""What each backbone costs and where its weights are, without running it."""
 
 from __future__ import annotations
 
@@ -17,29 +17,33 @@ from abaw_feats.backbones.spec import BackboneSpec
 
 @dataclass(frozen=True)
 class BackboneRow:
-    """One line of the list: sizes, cost per frame (2 x multiply-adds) and where the weights were found."""
+    """One line of the list of backbones."""
 
     name: str
     arch: str
     pooling: str
     size: int
+    """Side of the square input, in pixels."""
     dim: int
+    """Values per frame."""
     parameters: int
     gflops: float
+    """GFLOP per frame: 2 per multiply-add."""
     weights: str
+    """The path of the weight file, `hub: ...` where it can be downloaded from, `missing: ...`, or `none`."""
     licence: str
 
 
 def describe_backbones(names: Iterable[str] | None = None) -> list[BackboneRow]:
-    """A row per backbone: the built-in ones, or those of `names` (names, timm models, YAML files).
+    """A row per backbone: the built-in ones, or those of `names`, which are as for `find_spec`.
 
-    Networks are laid out on the meta device: no memory for weights, no arithmetic, no network access.
+    Networks are built on the meta device: no memory for weights, no arithmetic, no network access.
     """
     specs = [find_spec(name) for name in (BUILT_IN if names is None else names)]
     costs: dict[str, tuple[int, int, float]] = {}
     rows = []
     for spec in specs:
-        # Entries that differ in pooling alone cost the same, and a large network takes a second.
+        # Entries that differ only in pooling cost the same, and counting a large network takes a second.
         size = spec.preprocessing.size
         key = f"{spec.arch} {spec.options} {size}"
         if key not in costs:
@@ -65,7 +69,6 @@ def _cost(spec: BackboneSpec) -> tuple[int, int, float]:
 def _where(spec: BackboneSpec) -> str:
     if spec.weights and not Path(spec.weights).exists():
         return f"missing: {spec.weights}"
-    found = files.find_local(spec)
-    if found:
-        return str(found.path)
+    if file := files.find_local(spec):
+        return str(file.path)
     return f"hub: {spec.hub}" if spec.hub else "none"

@@ -1,4 +1,4 @@
-"""From a spec to a network: built at random, loaded frozen with its weights' hash, or saved."""
+"""From a spec to a network: with random weights, or frozen with loaded ones; and saving both as a folder."""
 
 from __future__ import annotations
 
@@ -24,26 +24,25 @@ WEIGHTS_FILE = "weights.safetensors"
 
 @dataclass(frozen=True)
 class LoadedBackbone:
-    """A frozen encoder and where its weights came from.
-
-    spec            as given, with the pooling that was settled on
-    module          in evaluation mode, float32, on the CPU, no gradients
-    weights         file name, "<hub repository>/<file>", or "random:<seed>"
-    weights_sha256  of the file's bytes; of the parameters' bytes where they are random
-    """
+    """A frozen encoder and where its weights came from."""
 
     spec: BackboneSpec
+    """As given, with the pooling that the checkpoint decided where it was `auto`."""
     module: nn.Module
+    """(batch, channels, size, size) -> (batch, dim): in evaluation mode, float32, on the CPU, without gradients."""
     dim: int
+    """Values per frame."""
     weights: str
+    """File name, "<hub repository>/<file>", or "random:<seed>"."""
     weights_sha256: str
+    """SHA-256 of the file's bytes, or of the parameters' bytes where they are random."""
 
 
 def build(spec: BackboneSpec) -> nn.Module:
-    """The network of a spec, initialised from torch's random state, in training mode.
+    """The network of a spec in training mode, its weights drawn from torch's random state.
 
-    Its forward takes (batch, channels, size, size) normalised floats and gives (batch, dim); `dim` is
-    an attribute. Raises UserError for sizes that do not make a network.
+    Its forward takes normalised floats (batch, channels, size, size) and gives (batch, dim); `dim` is an
+    attribute of it. Raises UserError for sizes from which no network can be built.
     """
     try:
         return architecture_of(spec).build(spec)
@@ -52,12 +51,12 @@ def build(spec: BackboneSpec) -> nn.Module:
 
 
 def load(spec: BackboneSpec, weights: str | Path | None = None) -> LoadedBackbone:
-    """The frozen network of a spec with its weights.
+    """The frozen network of a spec with its weights; the same file or seed always gives the same network.
 
-    weights   a file (or a folder written by `save`), "random" or "random:<seed>"; None searches the
-              spec's own file, the weights folder, then the hub where the spec has one
-    Raises UserError where there are no weights, or where the file is not whole or does not fit: then
-    it names the parameters. The same file or seed always gives the same network.
+    weights: a file, a folder written by `save`, "random" or "random:<seed>". None looks for the spec's own file,
+    then in the weights folder, then on the hub if the spec names one.
+    Raises UserError where there are no weights, or where the file is damaged or does not fit the network; it then
+    names the parameters.
     """
     text = "" if weights is None else str(weights)
     if text == RANDOM or text.startswith(f"{RANDOM}:"):
@@ -104,10 +103,7 @@ def _frozen(module: nn.Module) -> nn.Module:
 
 
 def save(folder: str | Path, spec: BackboneSpec, module: nn.Module) -> None:
-    """Write `backbone.yaml` and `weights.safetensors`, which `find_spec(folder)` and `load` read again.
-
-    Each file is complete whenever it bears its name; the spec comes last.
-    """
+    """Write `weights.safetensors` and then `backbone.yaml`, which `find_spec(folder)` and `load` read again."""
     folder = Path(folder)
     state = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
     spec = replace(spec, weights=WEIGHTS_FILE, hub=None)

@@ -1,4 +1,4 @@
-"""The built-in backbones, as data, and how a name, a YAML file or a folder becomes a spec."""
+"""The built-in backbones, as data, and the spec behind a name, a YAML file or a folder."""
 
 from __future__ import annotations
 

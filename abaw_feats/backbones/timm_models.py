@@ -57,7 +57,7 @@ def _config(model: str) -> timm.models.PretrainedCfg:
 def build_timm(spec: BackboneSpec) -> nn.Module:
     """The timm model without its classifier: (batch, 3, size, size) -> (batch, dim).
 
-    `spec.options["model"]` names it; other options go to timm's `create_model` as they are.
+    `spec.options["model"]` is its name; other options are passed on to timm's `create_model`.
     """
     options = dict(spec.options)
     model, size = options.pop("model"), spec.preprocessing.size
@@ -73,7 +73,8 @@ def build_timm(spec: BackboneSpec) -> nn.Module:
 
 def adapt_checkpoint(spec: BackboneSpec, state: State, beside: list[str]) -> tuple[BackboneSpec, State]:
     """Parameters under timm's names; a foreign release's names go through the model's own converter."""
-    # A mask token tells timm of DINOv2's release; MAE's pre-training checkpoints, with a decoder, have one too.
+    # timm takes a checkpoint with a mask token for one of DINOv2, but MAE's pre-training checkpoints, which have a
+    # decoder, contain one as well.
     if any(key.startswith("decoder_") for key in state):
         state = {key: value for key, value in state.items() if not key.startswith("decoder_") and key != "mask_token"}
     with torch.device("meta"):
@@ -85,4 +86,4 @@ def adapt_checkpoint(spec: BackboneSpec, state: State, beside: list[str]) -> tup
     try:
         return spec, convert(state, module) if convert else state
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-        return spec, state  # not a release the converter knows: the strict fit names what is wrong
+        return spec, state  # a release that the converter does not know: the strict fit names what is wrong

@@ -25,69 +25,69 @@ HUB_PROBE_SECONDS = 3.0
 
 
 def weights_folder() -> Path:
-    """The folder that is searched for `<name>.safetensors`, `.pt` or `.pth`."""
+    """The folder in which `<name>.safetensors`, `.pt` or `.pth` is looked for."""
     return Path(os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER).expanduser()
 
 
-class Found(NamedTuple):
-    """A weight file and how to call it in a feature file."""
+class WeightFile(NamedTuple):
+    """A weight file on this machine."""
 
     path: Path
     label: str
+    """Its name in feature files: the file's own, or "<hub repository>/<file>"."""
 
 
-def find_local(spec: BackboneSpec) -> Found | None:
-    """The weight file of a spec on this machine, or None; asks no network.
+def find_local(spec: BackboneSpec) -> WeightFile | None:
+    """The weight file of a spec on this machine, or None, without network access.
 
-    The spec's own file comes first, then the weights folder, then what the hub's client has cached.
+    Looks for the spec's own file first, then in the weights folder, then in the cache of the hub's client.
     """
     if spec.weights:
         path = Path(spec.weights).expanduser()
         if not path.exists():
             raise UserError(
-                f"{path}: the weights of backbone {spec.name!r} are not there: give --weights {spec.name}=FILE"
+                f"{path}: the weights of backbone {spec.name!r} are not there: name a file, weights {spec.name}=FILE"
             )
-        return Found(path, path.name)
+        return WeightFile(path, path.name)
     stems = [spec.name.removeprefix("timm:"), ALIASES.get(spec.name), (spec.hub or "").rpartition("/")[2]]
     for stem in filter(None, stems):
         for suffix in SUFFIXES:
             path = weights_folder() / f"{stem}{suffix}"
             if path.exists():
-                return Found(path, path.name)
+                return WeightFile(path, path.name)
     return _cached(spec.hub) if spec.hub else None
 
 
-def locate(spec: BackboneSpec) -> Found:
-    """The weight file of a spec, downloaded from its hub where there is none on this machine.
+def locate(spec: BackboneSpec) -> WeightFile:
+    """The weight file of a spec, downloaded from its hub if there is none on this machine.
 
-    Raises UserError with the options when there is none and none can be fetched.
+    Raises UserError that says what can be done if there is none and none can be downloaded.
     """
-    found = find_local(spec)
-    if found is not None:
-        return found
+    if file := find_local(spec):
+        return file
     if spec.hub and _hub_answers():
         return _download(spec)
     train = "pretrain" if spec.arch == "vit" else "finetune"
     offline = f", and its hub ({spec.hub}) cannot be reached" if spec.hub else ""
     raise UserError(
-        f"no weights for backbone {spec.name!r}{offline}: give --weights {spec.name}=FILE, or put "
+        f"no weights for backbone {spec.name!r}{offline}: name a file, weights {spec.name}=FILE, or put "
         f"{spec.name.removeprefix('timm:')}.safetensors into {weights_folder()} (or ${FOLDER_VARIABLE}), or train "
-        f"some with `abaw-feats {train}`, or use --weights {spec.name}=random for a smoke run"
+        f"some with `abaw-feats {train}`, or try things out with weights {spec.name}=random"
     )
 
 
-def _cached(hub: str) -> Found | None:
+def _cached(hub: str) -> WeightFile | None:
     from huggingface_hub import try_to_load_from_cache
 
     for name in HUB_FILES:
         path = try_to_load_from_cache(hub, name)
         if isinstance(path, str):
-            return Found(Path(path), f"{hub}/{name}")
+            return WeightFile(Path(path), f"{hub}/{name}")
     return None
 
 
 def _hub_answers() -> bool:
-    """Whether the hub can be reached, within seconds: its client alone would retry for half a minute."""
+    """True if the hub can be reached within seconds; its client alone would retry for half a minute."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -99,30 +99,30 @@ def _hub_answers() -> bool:
         try:
             urllib.request.urlopen(request, timeout=HUB_PROBE_SECONDS).close()
         except urllib.error.HTTPError:
-            pass  # an answer, if not a friendly one
+            pass  # an answer nevertheless
         except OSError:
             return
         answered.set()
 
-    # A thread, because looking up a host name cannot be given a time limit.
+    # In a thread, because looking up a host name takes no time limit.
     thread = threading.Thread(target=probe, daemon=True)
     thread.start()
     thread.join(HUB_PROBE_SECONDS)
     return answered.is_set()
 
 
-def _download(spec: BackboneSpec) -> Found:
+def _download(spec: BackboneSpec) -> WeightFile:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     for name in HUB_FILES:
         try:
-            return Found(Path(hf_hub_download(spec.hub, name)), f"{spec.hub}/{name}")
+            return WeightFile(Path(hf_hub_download(spec.hub, name)), f"{spec.hub}/{name}")
         except (OSError, ValueError, EntryNotFoundError) as error:
             if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
                 continue  # the repository has weights of the other format
             raise AbawError(f"{spec.hub}: download of the weights of {spec.name!r} failed: {error}") from None
-    raise AbawError(f"{spec.hub}: the hub has none of {', '.join(HUB_FILES)}: give --weights {spec.name}=FILE")
+    raise AbawError(f"{spec.hub}: the hub has none of {', '.join(HUB_FILES)}: name a file, weights {spec.name}=FILE")
 
 
 def sha256_of_file(path: Path) -> str:

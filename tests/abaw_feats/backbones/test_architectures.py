@@ -53,11 +53,11 @@ def test_densenet_averages_over_cells():
     )
     cells.load_state_dict(whole.state_dict())
     with torch.no_grad():
-        found = cells.eval()(images)
-        assert found.shape == (2, cells.dim) and cells.dim == 16 * whole.dim
-        torch.testing.assert_close(found.view(2, whole.dim, 16).mean(2), whole.eval()(images))
+        pooled = cells.eval()(images)
+        assert pooled.shape == (2, cells.dim) and cells.dim == 16 * whole.dim
+        torch.testing.assert_close(pooled.view(2, whole.dim, 16).mean(2), whole.eval()(images))
         upper = cells(torch.cat([images[:, :, :32], torch.zeros(2, 1, 32, 64)], 2)).view(2, whole.dim, 4, 4)
-    torch.testing.assert_close(upper[:, :, 0], found.view(2, whole.dim, 4, 4)[:, :, 0])
+    torch.testing.assert_close(upper[:, :, 0], pooled.view(2, whole.dim, 4, 4)[:, :, 0])
     with pytest.raises(UserError, match="unknown pooling 'grid3' of densenet; there are gap, grid2, grid4"):
         build(variant("densenet", pooling="grid3"))
 

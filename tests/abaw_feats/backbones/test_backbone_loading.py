@@ -86,10 +86,10 @@ def test_saved_networks_come_back(tmp_path, spec):
     module = build(spec)
     save(tmp_path / "run", spec, module)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["backbone.yaml", "weights.safetensors"]
-    found = find_spec(tmp_path / "run")
+    saved = find_spec(tmp_path / "run")
     path = tmp_path / "run" / "weights.safetensors"
-    assert found == replace(spec, weights=str(path), hub=None)
-    loaded = load(found)
+    assert saved == replace(spec, weights=str(path), hub=None)
+    loaded = load(saved)
     assert (loaded.weights, loaded.weights_sha256) == ("weights.safetensors", sha256_of_file(path))
     for key, value in module.state_dict().items():
         assert torch.equal(loaded.module.state_dict()[key], value), key

@@ -73,8 +73,8 @@ def test_the_cache_of_the_hub_comes_last(folder, tmp_path, monkeypatch):
         return str(tmp_path / name) if name == "pytorch_model.bin" else None
 
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
-    found = weights.locate(MAE)
-    assert found == (tmp_path / "pytorch_model.bin", "timm/vit_base_patch16_224.mae/pytorch_model.bin")
+    file = weights.locate(MAE)
+    assert file == (tmp_path / "pytorch_model.bin", "timm/vit_base_patch16_224.mae/pytorch_model.bin")
     assert asked[0] == ("timm/vit_base_patch16_224.mae", "model.safetensors")
     (folder / "mae.pt").touch()
     assert weights.locate(MAE).label == "mae.pt"
@@ -89,8 +89,8 @@ def test_without_weights_and_network_the_options_are_listed_at_once(folder, monk
     message = str(error.value)
     assert "\n" not in message
     for option in (
-        "'mae'", "timm/vit_base_patch16_224.mae", "--weights mae=FILE", f"mae.safetensors into {folder}",
-        "abaw-feats pretrain", "--weights mae=random",
+        "'mae'", "timm/vit_base_patch16_224.mae", "weights mae=FILE", f"mae.safetensors into {folder}",
+        "abaw-feats pretrain", "weights mae=random",
     ):  # fmt: skip
         assert option in message
     with pytest.raises(UserError, match="abaw-feats finetune"):

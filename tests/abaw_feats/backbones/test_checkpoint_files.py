@@ -1,4 +1,4 @@
-"""Containers and prefixes are recognised; what is no checkpoint gets one line; nothing in a file runs."""
+"""Containers and prefixes are recognised; what is not a checkpoint gets one line; nothing in a file runs."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Marker:
         return Path.touch, (self.path,)
 
 
-def same(found: dict[str, torch.Tensor]) -> bool:
-    return found.keys() == STATE.keys() and all(torch.equal(found[key], STATE[key]) for key in STATE)
+def same(state: dict[str, torch.Tensor]) -> bool:
+    return state.keys() == STATE.keys() and all(torch.equal(state[key], STATE[key]) for key in STATE)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,11 @@ def test_nothing_in_a_file_is_executed(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "named"),
-    [({"epoch": 3, "args": 1}, "no tensors: epoch, args"), ([1], "holds a list"), (torch.ones(2), "holds a Tensor")],
+    [
+        ({"epoch": 3, "args": 1}, "no tensors: epoch, args"),
+        ([1], "contains a list"),
+        (torch.ones(2), "contains a Tensor"),
+    ],
 )
 def test_files_without_named_tensors(tmp_path, content, named):
     torch.save(content, tmp_path / "w.pt")
@@ -140,18 +144,18 @@ def test_files_without_named_tensors(tmp_path, content, named):
     ["", "module.", "backbone.", "encoder.", "main.main.", "module.model.", "_orig_mod.", "model._orig_mod.module."],
 )
 def test_prefixes(prefix):
-    found, beside = strip_prefix({prefix + key: value for key, value in STATE.items()}, STATE)
-    assert same(found) and beside == []
+    state, beside = strip_prefix({prefix + key: value for key, value in STATE.items()}, STATE)
+    assert same(state) and beside == []
 
 
 def test_what_lies_beside_the_encoder_is_told_apart():
     heads = {"module.AUhead.0.weight": torch.ones(2), "module.lstm.bias": torch.ones(2)}
     wrapped = {f"module.model.{key}": value for key, value in STATE.items()}
-    found, beside = strip_prefix(wrapped | heads, STATE)
-    assert same(found) and beside == list(heads)
+    state, beside = strip_prefix(wrapped | heads, STATE)
+    assert same(state) and beside == list(heads)
     run = {f"module.{key}": value for key, value in STATE.items()}
-    found, beside = strip_prefix(run | {"module.extra": torch.ones(1), "stray": torch.ones(1)}, STATE)
-    assert found.keys() - STATE.keys() == {"extra", "stray"} and beside == []
+    state, beside = strip_prefix(run | {"module.extra": torch.ones(1), "stray": torch.ones(1)}, STATE)
+    assert state.keys() - STATE.keys() == {"extra", "stray"} and beside == []
 
 
 def test_two_networks_in_one_file():
@@ -183,7 +187,7 @@ def test_fit_copies_everything():
         (lambda state: state.update({"0.bias": torch.ones(40).int()}), r"0\.bias is 40 int32, expected 40"),
         (
             lambda state: [state.pop(key) for key in list(state)] + [state.update(a=torch.ones(1))],
-            "none of the 7.*found a",
+            "none of the 7.*contains a",
         ),
     ],
 )

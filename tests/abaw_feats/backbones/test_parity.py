@@ -26,14 +26,14 @@ def close(name: str, output: str, value: torch.Tensor | np.ndarray) -> None:
 
 def taps(module: torch.nn.Module, names: dict[str, str], reduce) -> dict[str, torch.Tensor]:
     """Collect reduced outputs of submodules {module name: output name} during the next forwards."""
-    found = {}
+    tapped = {}
 
     def collect(output):
-        return lambda _module, _inputs, value: found.__setitem__(output, reduce(value))
+        return lambda _module, _inputs, value: tapped.__setitem__(output, reduce(value))
 
     for name, output in names.items():
         module.get_submodule(name).register_forward_hook(collect(output))
-    return found
+    return tapped
 
 
 def features(loaded, name: str) -> torch.Tensor:
@@ -45,10 +45,10 @@ def test_iresnet50(tmp_path):
     path = fixture_files.write_checkpoint("iresnet50", tmp_path / "w.pt", container="state_dict_backbone")
     loaded = load(find_spec("iresnet50"), path)
     stages = ("prelu", "layer1", "layer2", "layer3", "layer4")
-    found = taps(loaded.module, {stage: f"tap_{stage}" for stage in stages}, lambda x: x.mean((2, 3)))
+    tapped = taps(loaded.module, {stage: f"tap_{stage}" for stage in stages}, lambda x: x.mean((2, 3)))
     embedding = features(loaded, "iresnet50")
-    assert len(found) == 5
-    for output, value in found.items():
+    assert len(tapped) == 5
+    for output, value in tapped.items():
         close("iresnet50", output, value)
     close("iresnet50", "embedding", embedding)
     x = preprocess(fixture_files.images("iresnet50"), loaded.spec.preprocessing)
@@ -78,11 +78,11 @@ def test_mae_base_from_a_pretraining_checkpoint(mae_checkpoint, pooling, output)
     spec = spec_from_dict({"pooling": pooling}, start=find_spec("mae"))
     loaded = load(spec, mae_checkpoint)
     blocks = {} if pooling != "cls" else {f"blocks.{k}": f"tap_block{k}" for k in range(12)}
-    found = taps(loaded.module, blocks, lambda x: torch.stack([x[:, 0], x[:, 1:].mean(1)], 1))
+    tapped = taps(loaded.module, blocks, lambda x: torch.stack([x[:, 0], x[:, 1:].mean(1)], 1))
     value = features(loaded, MAE_BASE)
     expected = fixture_files.load(MAE_BASE)[1]
-    for tap in found.keys() & expected.keys():
-        close(MAE_BASE, tap, found[tap])
+    for tap in tapped.keys() & expected.keys():
+        close(MAE_BASE, tap, tapped[tap])
     close(MAE_BASE, output, value)
 
 
@@ -115,10 +115,10 @@ def test_denseface(tmp_path):
     loaded = load(spec, path)
     stages = [output for output in fixture_files.load(DENSEFACE)[1] if output.startswith("tap_")]
     names = {f"features.{output.removeprefix('tap_')}": output for output in stages}
-    found = taps(loaded.module, names, lambda x: x.mean((2, 3)))
+    tapped = taps(loaded.module, names, lambda x: x.mean((2, 3)))
     value = features(loaded, DENSEFACE)
-    assert len(found) == 7
-    for output, tap in found.items():
+    assert len(tapped) == 7
+    for output, tap in tapped.items():
         close(DENSEFACE, output, tap)
     close(DENSEFACE, "features", value)
     logits = loaded.module.classifier(value)
