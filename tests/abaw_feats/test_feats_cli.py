@@ -62,7 +62,7 @@ def test_a_broken_frame_is_named_and_fails_only_with_strict(here):
     code, _, said = extracting("--videos", "videos")
     assert code == 0 and "three: 1 unreadable (valid = false): frames 2" in said
     code, _, said = extracting("--videos", "videos", "--strict")
-    assert code == 1 and said.splitlines()[-1] == "error: --strict: 1 frames of 1 videos could not be read"
+    assert code == 1 and said.splitlines()[-1] == "error: strict: 1 frames of 1 videos could not be read"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_broken_frame_is_named_and_fails_only_with_strict(here):
         (["--videos", "videos", "--annotations", "wrong.txt"], "wrong.txt"),
         (["--videos", "videos", "--backbone", "iresnet1"], "'iresnet1'"),
         (["--videos", "videos", "--backbone", "grey.yaml"], "grey"),
-        (["--videos", "videos", "--weights", "other=random"], "--weights other="),
+        (["--videos", "videos", "--weights", "other=random"], "weights of other"),
         (["--videos", "videos", "--weights", "tiny"], "--weights tiny: expected NAME=FILE"),
         (["--videos", "videos", "--weights", "tiny=none.pt"], "none.pt"),
         (["--videos", "videos", "--shard", "3/2"], "--shard 3/2"),
