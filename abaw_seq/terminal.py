@@ -6,6 +6,7 @@ Importing this module is cheap (click only), so that `--help` answers at once.
 from __future__ import annotations
 
 import errno
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,17 +18,30 @@ from abaw_seq.errors import AbawError
 
 PLAIN_PROGRESS_SECONDS = 10.0
 
-_shows_progress = True
+_shows_progress = False
 
 
-def show_no_progress() -> None:
-    """Let `progress` be silent in this process, because another one shows how things advance."""
+class _ToTerminal(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+def show_messages() -> None:
+    """Show the messages and the progress of both packages on standard error, as the commands do.
+
+    Without it the packages print nothing: messages go to the loggers `abaw_seq` and `abaw_feats`.
+    """
     global _shows_progress
-    _shows_progress = False
+    _shows_progress = True
+    for package in ("abaw_seq", "abaw_feats"):
+        logger = logging.getLogger(package)
+        if not any(isinstance(handler, _ToTerminal) for handler in logger.handlers):
+            logger.addHandler(_ToTerminal())
+            logger.setLevel(logging.INFO)
 
 
 def say(text: str) -> None:
-    """Print one line to standard error, where all talk that is not a result goes."""
+    """Print one line to standard error, where everything goes that is not a result."""
     click.echo(text, err=True)
 
 
@@ -38,6 +52,7 @@ class _OneLineErrors(click.Command):
         args = list(sys.argv[1:] if args is None else args)
         debug = "--debug" in args
         args = [arg for arg in args if arg != "--debug"]
+        show_messages()
         try:
             code = super().main(args, prog_name, **{**extra, "standalone_mode": False})
         except (click.Abort, KeyboardInterrupt):  # click turns the second into the first

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from abaw_seq.data.feature_file import BackboneInfo, VideoFeatures, atomic_feature_file
+from abaw_seq.terminal import show_messages
 
+show_messages()  # as the commands do; test_isolation has a test that the library alone prints nothing
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
 
 

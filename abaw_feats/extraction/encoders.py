@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ from abaw_feats.extraction.batches import Batch
 from abaw_feats.reading.images import preprocess
 from abaw_seq.data.feature_file import BackboneInfo
 from abaw_seq.errors import AbawError, UserError
-from abaw_seq.terminal import say
+
+log = logging.getLogger(__name__)
 
 CPU_ROWS = 8
 GPU_ROWS = 256
@@ -62,7 +64,7 @@ class Encoder:
                     raise AbawError(f"backbone {self.name}: not even one frame fits into memory") from None
             self.rows = rows // 2
             torch.cuda.empty_cache()
-            say(f"{self.name}: out of memory, continues with {self.rows} frames at once")
+            log.warning(f"{self.name}: out of memory, continues with {self.rows} frames at once")
 
     @torch.inference_mode()
     def _part(self, images: Images, first: int, rows: int) -> Tensor:

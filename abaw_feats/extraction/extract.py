@@ -5,6 +5,7 @@ Run it as `abaw-extract`, or over several GPUs as `torchrun --nproc-per-node 8 -
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,7 +41,9 @@ from abaw_seq.data.feature_file import BackboneInfo, FeatureReader, merge_backbo
 from abaw_seq.engine.device import find_precision
 from abaw_seq.engine.processes import process_group
 from abaw_seq.errors import AbawError
-from abaw_seq.terminal import progress, say
+from abaw_seq.terminal import progress
+
+log = logging.getLogger(__name__)
 
 Share = dict[tuple[str, ...], list[VideoSource]]
 
@@ -253,13 +256,13 @@ def report(out: Path, sources: Sequence[VideoSource], failures: dict[str, str], 
                 if not valid.all():
                     unreadable[video] = reader.frames(video)[~valid]
             names = ", ".join(f"{name} ({info.dim})" for name, info in reader.backbones.items())
-        say(f"{out}: {videos} videos, {frames} frames, features of {names}")
+        log.info(f"{out}: {videos} videos, {frames} frames, features of {names}")
     for video, numbers in list(unreadable.items())[:VIDEOS_LISTED]:
-        say(f"  {video}: {len(numbers)} unreadable (valid = false): frames {ranges(numbers)}")
+        log.warning(f"  {video}: {len(numbers)} unreadable (valid = false): frames {ranges(numbers)}")
     if len(unreadable) > VIDEOS_LISTED:
-        say(f"  and {len(unreadable) - VIDEOS_LISTED} more videos with unreadable frames")
+        log.warning(f"  and {len(unreadable) - VIDEOS_LISTED} more videos with unreadable frames")
     for video, reason in failures.items():
-        say(f"  {video}: left out, {reason}")
+        log.warning(f"  {video}: left out, {reason}")
     if failures:
         names = ", ".join(list(failures)[:VIDEOS_LISTED])
         raise AbawError(f"{len(failures)} of {len(sources)} videos could not be extracted: {names}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,7 +19,9 @@ from abaw_seq.data.feature_file import (
     merge_backbones,
 )
 from abaw_seq.errors import UserError
-from abaw_seq.terminal import progress, say
+from abaw_seq.terminal import progress
+
+log = logging.getLogger(__name__)
 
 COPY_ROWS = 4096
 OPEN_FILES = 32
@@ -171,4 +174,4 @@ def merge_files(files: Sequence[Path], out: Path) -> None:
     with locked_spool(out):
         holdings = join_files(files, out)
         frames = sum(holdings.rows.values())
-        say(f"{out}: {len(holdings.videos)} videos, {frames} frames from {len(files)} files")
+        log.info(f"{out}: {len(holdings.videos)} videos, {frames} frames from {len(files)} files")

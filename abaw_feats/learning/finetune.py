@@ -9,6 +9,7 @@ beside it, so that it can also teach another run.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -49,7 +50,8 @@ from abaw_seq.errors import AbawError, UserError
 from abaw_seq.files import save_tensors
 from abaw_seq.learn.losses import class_weights, outputs_of, positive_weights, task_losses
 from abaw_seq.run_folder import BEST, open_run, save_epoch, write_provenance, write_scores
-from abaw_seq.terminal import say
+
+log = logging.getLogger(__name__)
 
 NORMALISATION_IMAGES = 2000
 
@@ -86,7 +88,7 @@ def finetune(
         history: list[dict[str, Any]] = state["history"] if state else []
         best = BestEpoch(state["best"] if state else None)
         if state and best.is_over(len(history), epochs=config.epochs, patience=config.patience):
-            say(f"{out}: finished, nothing to do")
+            log.info(f"{out}: finished, nothing to do")
             if group.first:
                 _publish(out, best)
             return out

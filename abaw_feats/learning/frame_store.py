@@ -7,6 +7,7 @@ trains (decoding releases the interpreter's lock). There is no loader process.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import tempfile
@@ -26,7 +27,9 @@ from abaw_feats.reading.frames import decode_video
 from abaw_feats.reading.image_index import ImageIndex
 from abaw_feats.reading.images import decode_image, resize
 from abaw_seq.errors import UserError
-from abaw_seq.terminal import progress, say
+from abaw_seq.terminal import progress
+
+log = logging.getLogger(__name__)
 
 GIGABYTE = 2**30
 BATCH = 64
@@ -112,7 +115,7 @@ class FrameStore:
         except (ValueError, OSError) as error:
             self.readable[row] = False
             if self.pixels is None:
-                say(f"{path}: left out, {error}")
+                log.warning(f"{path}: left out, {error}")
             return None
 
     def _collect(self, rows: Tensor, reading: Sequence[Future]) -> tuple[list[Tensor], Tensor]:
@@ -138,7 +141,7 @@ class FrameStore:
                 if not missing:
                     break
         except ValueError as error:
-            say(f"{path}: {error}")
+            log.warning(f"{path}: {error}")
         if images:
             yield images, torch.tensor(read)
         self.readable[list(missing.values())] = False
@@ -223,7 +226,7 @@ def _fill(store: FrameStore, shape: tuple[int, int, int], memory_gb: float) -> b
             advance(len(read))
     if broken := len(store.rows) - len(store.readable_rows):
         example = next(store.index.path(row) for row in store.rows.tolist() if not store.readable[row])
-        say(f"{broken} of {len(store.rows)} images cannot be read and are left out, such as {example}")
+        log.warning(f"{broken} of {len(store.rows)} images cannot be read and are left out, such as {example}")
     return True
 
 
@@ -242,5 +245,5 @@ def _first_shape(index: ImageIndex, rows: Tensor) -> tuple[int, int]:
 def _on_disk(shape: tuple[int, ...]) -> Tensor:
     """Room for images in a temporary file that vanishes with the process."""
     with tempfile.NamedTemporaryFile(prefix="abaw-images-") as file:
-        say(f"decoded images go to a temporary file in {Path(file.name).parent}")
+        log.info(f"decoded images go to a temporary file in {Path(file.name).parent}")
         return torch.from_numpy(np.memmap(file.name, np.uint8, "w+", shape=shape))

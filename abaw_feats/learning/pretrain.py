@@ -9,6 +9,7 @@ it has the public MAE format, decoder included.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -38,7 +39,8 @@ from abaw_seq.engine.update import Update
 from abaw_seq.errors import AbawError, UserError
 from abaw_seq.files import save_tensors
 from abaw_seq.run_folder import PUBLIC_CHECKPOINT, open_run, save_epoch, write_provenance
-from abaw_seq.terminal import say
+
+log = logging.getLogger(__name__)
 
 GRID_IMAGES = 8
 
@@ -123,7 +125,7 @@ def pretrain(
         if state and state["images"] != index.sha256:
             raise UserError(f"{out}: was made from other images; resume with those or name another folder")
         if state and state["epoch"] == config.epochs:
-            say(f"{out}: finished, nothing to do")
+            log.info(f"{out}: finished, nothing to do")
             if group.first:
                 _publish(out, spec)
             return out

@@ -15,6 +15,7 @@ because published features hold a row for each annotated image.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -28,7 +29,8 @@ import numpy as np
 from abaw_seq.data.annotations import Annotations
 from abaw_seq.data.feature_file import FORMAT, BackboneInfo, FeatureReader, VideoFeatures
 from abaw_seq.errors import UserError
-from abaw_seq.terminal import say
+
+log = logging.getLogger(__name__)
 
 FEATURE_KEYS = ("feature", "features")
 NUMBER_KEYS = ("fn", "frames", "frame")
@@ -56,7 +58,7 @@ def open_features(path: Path, annotations: Annotations | None = None) -> Feature
     else:
         return FeatureReader(path)
     sources = ", ".join(f"{source} ({count} videos)" for source, count in sorted(reader.numbering.items()))
-    say(f"{place}: features {reader.name!r}, frame numbers {sources}")
+    log.info(f"{place}: features {reader.name!r}, frame numbers {sources}")
     return reader
 
 

@@ -9,6 +9,7 @@ folder/folds.yaml          the folds, as every program reads them
 
 from __future__ import annotations
 
+import logging
 import statistics
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from abaw_seq.experiments.side_by_side import Training, train_all
 from abaw_seq.files import write_text
 from abaw_seq.learn.settings import TrainConfig
 from abaw_seq.run_folder import CONFIG, FOLDS, LAST, check_same_config, is_finished, read_scores, write_provenance
-from abaw_seq.terminal import say
+
+log = logging.getLogger(__name__)
 
 SCORES = ("p_mtl", "valence", "arousal", "expression", "au")
 
@@ -45,11 +47,11 @@ def choose_folds(corpus: Corpus, wanted: str) -> list[Fold]:
     videos = {name: video for name, video in corpus.video_labels().items() if video.split != "test"}
     blank = [name for name, video in videos.items() if np.isnan(video.labels).all()]
     if blank:
-        say(f"{len(blank)} videos without a label are in no fold, such as {blank[0]}")
+        log.warning(f"{len(blank)} videos without a label are in no fold, such as {blank[0]}")
     videos = {name: video for name, video in videos.items() if name not in blank}
     splits = {video.split for video in videos.values()}
     if not {"train", "val"} <= splits:
-        say("the features tell no official split, so there is no fold for it")
+        log.warning("the features tell no official split, so there is no fold for it")
         return make_folds(videos, int(wanted))
     return [official_fold(videos), *make_folds(videos, int(wanted))]
 
@@ -140,4 +142,4 @@ def _check_folds(source: str, folds: list[Fold], corpus: Corpus) -> None:
             if (other := validated.setdefault(video, fold.name)) != fold.name:
                 raise UserError(f"{source}: video {video} is in val of folds {other} and {fold.name}; keep one")
     if unused := sorted(held - {video for fold in folds for video in (*fold.train, *fold.val)}):
-        say(f"{source}: names no fold for {len(unused)} videos of the features, such as {unused[0]}")
+        log.warning(f"{source}: names no fold for {len(unused)} videos of the features, such as {unused[0]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -16,6 +17,8 @@ from abaw_seq import terminal
 from abaw_seq.data.corpus import Corpus
 from abaw_seq.learn.settings import TrainConfig
 from abaw_seq.learn.train import train
+
+log = logging.getLogger(__name__)
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -41,11 +44,11 @@ def train_all(trainings: Sequence[Training], corpora: Corpora, *, device: torch.
     """
     jobs = min(jobs, len(trainings))
     if jobs > 1 and (hindrance := _hindrance(corpora, device)):
-        terminal.say(f"one after the other: {hindrance}")
+        log.warning(f"one after the other: {hindrance}")
         jobs = 1
     if jobs <= 1:
         for training in trainings:
-            terminal.say(training.title)
+            log.info(training.title)
             _train(training, corpora, device)
         return
     shared = {key: _shared(corpus, device) for key, corpus in corpora.items()}
@@ -96,7 +99,6 @@ _held: dict[str, object] = {}
 
 def _start(corpora: Corpora, device: torch.device, threads: int) -> None:
     torch.set_num_threads(threads)
-    terminal.show_no_progress()
     _held.update(corpora=corpora, device=device)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +33,9 @@ from abaw_seq.models.frameworks import MultiTaskModel
 from abaw_seq.models.inference import CarriedState, predict_videos
 from abaw_seq.run_folder import BEST, best_of, open_run, read_scores, save_epoch, write_provenance
 from abaw_seq.tasks import LABEL_COLUMNS, TASKS
-from abaw_seq.terminal import progress, say
+from abaw_seq.terminal import progress
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,9 @@ def train(
     if reach := {task: frames for task, frames in config.label_reach.items() if frames}:
         corpus, filled = corpus.with_nearest_labels(train_videos, reach)
         counts = ", ".join(f"{task} {count:,}" for task, count in filled.items())
-        say(f"{run.name}: training frames with the label of the nearest labelled frame: {counts}")
+        log.info(f"{run.name}: training frames with the label of the nearest labelled frame: {counts}")
     if place := corpus.elsewhere():
-        say(f"{run.name}: {place}")
+        log.info(f"{run.name}: {place}")
 
     # Model, loss, optimiser.
     torch.manual_seed(config.seed)
@@ -155,9 +158,9 @@ def train(
             )
             advance(1, str(best) if scores else "")
     if len(history) < config.epochs:
-        say(f"{run.name}: no better score for {config.patience} epochs, stopped after epoch {len(history)}")
+        log.info(f"{run.name}: no better score for {config.patience} epochs, stopped after epoch {len(history)}")
     if rate := corpus.gather_rate():
-        say(f"{run.name}: features were gathered at {rate}")
+        log.info(f"{run.name}: features were gathered at {rate}")
 
     # The best epoch is the result.
     average.model.load_state_dict(load_tensors(run / BEST, device)["model"])

@@ -40,3 +40,22 @@ def test_help_does_not_import_torch():
     assert done.stderr.split() == ["False", "False"]
     assert "--resume" in done.stdout
     assert time.monotonic() - started < 5
+
+
+SILENT = """
+import sys, pathlib, torch
+from abaw_seq.config import load
+from abaw_seq.data.corpus import load_corpus
+from abaw_seq.learn.settings import TrainConfig
+from abaw_seq.learn.train import train
+settings = ["epochs=2", "patience=1", "nearest_label=3", "model.encoder.kind=none"]
+feats, run = map(pathlib.Path, sys.argv[1:])
+train(load(TrainConfig, None, settings), load_corpus([feats]), run, device=torch.device("cpu"))
+"""
+
+
+def test_the_library_prints_nothing_by_itself(toy_feats, tmp_path):
+    command = [sys.executable, "-c", SILENT, toy_feats, tmp_path / "run"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == done.stderr == ""
+    assert (tmp_path / "run" / "scores.json").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from abaw_seq.results.submission.writing import (
     write_submission,
     write_video_submissions,
 )
-from abaw_seq.terminal import say
+
+log = logging.getLogger(__name__)
 
 FILLED = {
     "nearest": "from the nearest predicted frame",
@@ -91,7 +93,7 @@ def predictions_to_submit(source: Path) -> dict[str, VideoPredictions]:
     stored = load_postprocess(source) if source.is_dir() else None
     if stored is None:
         return videos
-    say(f"{source}: smoothing, thresholds and biases as stored in the run")
+    log.info(f"{source}: smoothing, thresholds and biases as stored in the run")
     return stored.apply(videos)
 
 
