@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 GIGABYTE = 2**30
 BATCH = 64
 BATCHES_AHEAD = 3
-# Images of more bytes are resized one by one, so that those waiting for their batch take little memory.
+# Images of more bytes are resized one by one, so that those that wait for their batch take little memory.
 LARGE_IMAGE = 2**20
 
 
@@ -147,7 +147,10 @@ class FrameStore:
         self.readable[list(missing.values())] = False
 
     def _shrink(self, image: np.ndarray) -> Tensor:
-        """A decoded image, resized already if that saves memory and a GPU would not gain from waiting for more."""
+        """A decoded image: resized at once if that saves memory, but for a GPU only if it is large.
+
+        Other images are resized with their batch, which a GPU does much faster than one by one.
+        """
         pixels = torch.from_numpy(image)
         if image.size <= math.prod(self.shape) or (self.device.type != "cpu" and image.size <= LARGE_IMAGE):
             return pixels
@@ -177,7 +180,7 @@ def open_frames(
     device: torch.device,
     augment: AugmentConfig | None = None,
 ) -> FrameStore:
-    """Rows of an index as images for a backbone, or with `augment` for `training_views`.
+    """Rows of an index as images of a backbone's size, or with `augment` of the size for `training_views`.
 
     memory_gb: the most that the images may take; beyond it, image files are read for each batch and video
     files go to a temporary file. Images that are kept and take less than a third of a GPU's free memory
@@ -204,7 +207,10 @@ def read_frames(
 
 
 def _fill(store: FrameStore, shape: tuple[int, int, int], memory_gb: float) -> bool:
-    """Keep images of a shape, the frames' or the store's, if they fit; False if a frame has another shape."""
+    """Read images into `store.pixels`, if they fit, as decoded or resized, whichever has this shape.
+
+    False if they are to be kept as decoded and one of them has another shape.
+    """
     size = len(store.rows) * math.prod(shape)
     fits = size <= memory_gb * GIGABYTE
     store.pixels = None
