@@ -1,13 +1,12 @@
 """Finished videos on their way into a feature file.
 
 Beside `feats.h5` the folder `feats.h5.parts` holds one complete feature file per finished video, and a
-lock. What is in it under a part's name is whole and on disk; the rest of a killed process is swept out.
+lock. A file under a part's name is whole and on disk; what a killed process left unfinished is deleted.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from abaw_feats.reading.frames import VideoSource
 from abaw_seq.data.feature_file import CHUNK_ROWS, BackboneInfo, VideoFeatures, atomic_feature_file
@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # merging needs no image decoder
 
 COPY_ROWS = 4096
 OVERHEAD_BYTES = 64 * 1024
+LOCK_ATTEMPTS = 1000
 
 
 class Spool:
@@ -49,24 +50,26 @@ class Spool:
         return Part(self._part_path(video.name, backbones), video, backbones)
 
     def sweep(self) -> None:
-        """Remove what a process left unfinished when it was killed; needs the lock."""
+        """Delete what a killed process left unfinished; only for the holder of the lock."""
         for path in self.folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)
         remove_leftovers(self.out)
 
     def remove(self) -> None:
-        """Remove the folder: its videos are in the output."""
-        shutil.rmtree(self.folder)
+        """Delete the folder, once its videos are in the output."""
+        for part in self.parts():
+            part.unlink()
+        shutil.rmtree(self.folder, ignore_errors=True)  # once the lock is gone, another process may begin here
 
     def _part_path(self, video: str, backbones: dict[str, BackboneInfo]) -> Path:
-        # A name from outside never becomes a path: it is only hinted at, the hash tells videos apart.
+        # A name from outside never becomes a path: the file name only hints at it, the hash tells videos apart.
         key = "\0".join([video, *sorted(backbones)]).encode("utf-8", "surrogateescape")
         hint = re.sub(r"[^A-Za-z0-9_-]", "_", video)[:60]
         return self.folder / f"{hint}-{hashlib.sha256(key).hexdigest()[:16]}.h5"
 
 
 class Part:
-    """One video being extracted; its rows wait in unnamed files that vanish with the process."""
+    """One video being extracted; its rows wait in unnamed files that the system deletes with the process."""
 
     def __init__(self, path: Path, video: VideoSource, backbones: dict[str, BackboneInfo]):
         self.video = video
@@ -77,7 +80,7 @@ class Part:
         self._rows = {name: tempfile.TemporaryFile(dir=path.parent) for name in backbones}
 
     def append(self, frames: np.ndarray, valid: np.ndarray, features: dict[str, np.ndarray]) -> None:
-        """Add n rows: frames int32 (n,), valid bool (n,), features {backbone: (n, dim)} as stored."""
+        """Add n rows: frames int32 (n,), valid bool (n,), features {backbone: (n, dim)} of the dtype that is stored."""
         self._frames.append(frames)
         self._valid.append(valid)
         for name, rows in features.items():
@@ -113,17 +116,17 @@ class Part:
         return sum(len(valid) for valid in self._valid)
 
     def readable(self) -> bool:
-        """Whether any frame of the video could be read."""
+        """True if any frame of the video could be read."""
         return any(valid.any() for valid in self._valid)
 
     def close(self) -> None:
-        """Give the rows up (or, after `finish`, their temporary copies)."""
+        """Delete the rows that wait, whether the video is finished or given up."""
         for file in self._rows.values():
-            with suppress(OSError):  # flushing to a full disk what nobody needs any more
+            with suppress(OSError):  # a full disk cannot take what is still buffered, and nobody needs it
                 file.close()
 
     def _size(self, rows: int) -> int:
-        """Bytes that the feature file may take: chunks are stored whole."""
+        """The most bytes that the feature file can take; chunks are stored whole."""
         whole = -(-rows // CHUNK_ROWS) * CHUNK_ROWS
         row_bytes = sum(info.dim * np.dtype(info.dtype).itemsize for info in self._backbones.values())
         return whole * (row_bytes + 5) + OVERHEAD_BYTES
@@ -132,7 +135,7 @@ class Part:
 class SpoolWriter:
     """Puts the rows of one batch after the other into parts; to be called from one thread.
 
-    `failures` tells, by name, why a video was given up; `finished` counts the others.
+    `failures` says why each video that was given up was, by its name; `finished` counts the others.
     """
 
     def __init__(self, spool: Spool, backbones: dict[str, BackboneInfo]):
@@ -202,25 +205,26 @@ def _not_finite(piece: Piece, features: dict[str, np.ndarray]) -> str:
 def locked_spool(out: str | Path) -> Iterator[Spool]:
     """The spool of an output file, held by this process alone until the end of the block.
 
-    Left empty, the folder is removed. Raises UserError if the output cannot be written where it
-    shall be, or while another process holds it.
+    If no finished video is left in it, the folder is deleted. Raises UserError if the output cannot be
+    written to this place, or while another process holds it.
     """
     spool = Spool(out)
     check_output(spool.out)
-    handle = _lock(spool)
+    lock = _lock(spool)
     try:
         spool.sweep()
         yield spool
     finally:
         if spool.folder.exists() and not spool.parts():
             spool.remove()
-        os.close(handle)
+        lock.release()
 
 
 def reserve(folder: Path, size: int) -> None:
     """Raise OSError if `folder` has no room for `size` bytes.
 
-    HDF5 does not survive a disk that fills up while it writes, so the room is asked for beforehand.
+    HDF5 does not survive a disk that fills up while it writes, so the room is asked for beforehand: by
+    allocating it, because the free space that `shutil` or `psutil` report ignores quotas and limits.
     """
     with tempfile.TemporaryFile(dir=folder) as file:
         if hasattr(os, "posix_fallocate"):
@@ -230,43 +234,32 @@ def reserve(folder: Path, size: int) -> None:
 
 
 def disk_error(out: Path, error: OSError) -> AbawError:
-    """What to tell the user when writing beside `out` failed."""
+    """The error for the user when writing beside `out` has failed."""
     return AbawError(
         f"{out}: could not be written ({error.strerror or error}); once there is room, "
         "run the same command again: finished videos are kept"
     )
 
 
-def _lock(spool: Spool) -> int:
-    """Hold the spool's lock file; the handle releases it when closed, by whatever death."""
-    while True:
+def _lock(spool: Spool) -> FileLock:
+    """Hold the spool's lock file, in which the holder is named; the system releases it by whatever death."""
+    path = spool.folder / "lock"
+    lock = FileLock(path, blocking=False, fallback_to_soft=False, thread_local=False)
+    problem = "another process is deleting it"
+    for _ in range(LOCK_ATTEMPTS):
         try:
             spool.folder.mkdir(exist_ok=True)
+            lock.acquire()
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+            return lock
+        except Timeout:
+            with suppress(FileNotFoundError):  # its holder has just deleted it
+                holder = path.read_text(errors="replace") or "another process"
+                raise UserError(
+                    f"{spool.out}: {holder} is writing it; wait until it ends or choose another output"
+                ) from None
         except OSError as error:
-            raise UserError(f"{spool.folder}: {error.strerror}; choose another output") from None
-        try:
-            handle = os.open(spool.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:
-            continue  # the process before us has just removed the folder
-        except OSError as error:
-            raise UserError(f"{spool.folder}: {error.strerror}; choose another output") from None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.read(handle, 200).decode(errors="replace") or "another process"
-            os.close(handle)
-            raise UserError(
-                f"{spool.out}: {holder} is writing it; wait until it ends or choose another output"
-            ) from None
-        if _is_still_there(handle, spool.folder / "lock"):
-            os.truncate(handle, 0)
-            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
-            return handle
-        os.close(handle)  # locked a file that was removed meanwhile
-
-
-def _is_still_there(handle: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), os.stat(path))
-    except FileNotFoundError:
-        return False
+            problem = error.strerror
+            if not isinstance(error, FileNotFoundError | FileExistsError):
+                break  # those two also come while the process before us deletes the folder
+    raise UserError(f"{spool.folder}: {problem}; choose another output")

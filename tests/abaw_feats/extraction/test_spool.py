@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,20 +50,20 @@ def test_a_video_over_several_batches_becomes_one_complete_feature_file(tmp_path
         later = batch_of(piece(v, [5, 9], valid=[True, False]), piece(w, [1, 2, 3]))
         writer.write(later, {k: x.copy() for k, x in two.items()})
         assert len(spool.parts()) == writer.finished == 2 and writer.failures == {}
-        found = {}
+        features_of = {}
         for part in spool.parts():
             assert part.parent == tmp_path / "feats.h5.parts"
             with FeatureReader(part) as reader:
                 assert reader.backbones == INFOS
-                found |= {name: reader.video(name) for name in reader.videos}
-    assert found["v"].frames.tolist() == [2, 3, 5, 9] and found["v"].valid.tolist() == [1, 1, 1, 0]
+                features_of |= {name: reader.video(name) for name in reader.videos}
+    assert features_of["v"].frames.tolist() == [2, 3, 5, 9] and features_of["v"].valid.tolist() == [1, 1, 1, 0]
     zeros = {"a": np.zeros((1, 3)), "b": np.zeros((1, 2))}
     for name in INFOS:
         expected = np.concatenate([one[name][:2], two[name][:1], zeros[name]])
-        assert np.array_equal(found["v"].features[name], expected)
-        assert np.array_equal(found["..\\w* "].features[name], two[name][2:5])
-    assert (found["v"].fps, found["v"].frame_count, found["v"].source) == (30.0, None, "/data/v")
-    assert found["..\\w* "].frame_count == 3
+        assert np.array_equal(features_of["v"].features[name], expected)
+        assert np.array_equal(features_of["..\\w* "].features[name], two[name][2:5])
+    assert (features_of["v"].fps, features_of["v"].frame_count, features_of["v"].source) == (30.0, None, "/data/v")
+    assert features_of["..\\w* "].frame_count == 3
 
 
 def test_videos_without_a_readable_frame_or_with_a_problem_are_named_and_left_out(tmp_path):
@@ -112,6 +116,53 @@ def test_a_second_process_is_refused_and_told_who_writes(tmp_path):
             pass
     with locked_spool(tmp_path / "feats.h5"):
         pass
+
+
+HOLDER = """
+import sys, time
+from abaw_feats.extraction.spool import locked_spool
+with locked_spool(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_process_holds_nothing(tmp_path):
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "feats.h5")]
+    root = str(Path(__file__).parents[3])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={"PYTHONPATH": root}) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match=f"process {holder.pid} on .* is writing it"):
+            with locked_spool(tmp_path / "feats.h5"):
+                pass
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        with locked_spool(tmp_path / "feats.h5"):
+            pass
+
+
+def test_a_disk_without_locks_is_not_taken_for_a_lock_that_is_held(tmp_path, monkeypatch):
+    def no_locks(handle, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(UserError, match="feats.h5.parts: No locks available; choose another output"):
+        with locked_spool(tmp_path / "feats.h5"):
+            pass
+
+
+def test_a_folder_that_another_process_deletes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    real, calls = fcntl.flock, []
+
+    def flock(handle, operation):
+        calls.append(operation)
+        if len(calls) == 1:
+            shutil.rmtree(tmp_path / "feats.h5.parts")
+        return real(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked_spool(tmp_path / "feats.h5") as spool:
+        assert (spool.folder / "lock").read_text().startswith(f"process {os.getpid()} on ")
 
 
 def test_a_failed_write_ends_the_writing_for_good(tmp_path, monkeypatch):
