@@ -7,16 +7,15 @@ a few batches ahead of the training loop (`gathered_ahead`).
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -216,9 +215,4 @@ def settled_memory(asked: Memory, size: int, device: torch.device) -> Literal["d
 
 def free_host_memory() -> int:
     """Bytes that programs can still take without swapping."""
-    known = Path("/proc/meminfo")
-    if known.exists():
-        for line in known.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return psutil.virtual_memory().available
