@@ -48,7 +48,7 @@ from abaw_seq.engine.schedule import epoch_rates, layer_scale, parameter_groups
 from abaw_seq.engine.update import RunningAverage, Update
 from abaw_seq.errors import AbawError, UserError
 from abaw_seq.files import save_tensors
-from abaw_seq.learn.losses import class_weights, outputs_of, positive_weights, task_losses
+from abaw_seq.learn.losses import loss_weights, outputs_of, task_losses
 from abaw_seq.run_folder import BEST, open_run, save_epoch, write_provenance, write_scores
 
 log = logging.getLogger(__name__)
@@ -242,11 +242,9 @@ def _objective(
 
     readable: the training rows that a teacher labels.
     """
-    labels, balance, teacher = frames.labels.to(device), {}, {}
-    if config.loss.balance:
-        training = frames.labels[frames.training]
-        balance = {"class_weight": class_weights(training), "positive_weight": positive_weights(training)}
-        balance = {name: weight.to(device) for name, weight in balance.items()}
+    labels, teacher = frames.labels.to(device), {}
+    weights = loss_weights(config.loss, frames.labels[frames.training])
+    balance = {name: weight.to(device) for name, weight in weights.items()}
     if config.teacher:
         teacher = teacher_outputs(config.teacher.run, frames.index, readable, device=device, dtype=dtype)
 
