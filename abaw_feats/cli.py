@@ -1,6 +1,6 @@
 """`abaw-extract` and `abaw-feats`: what is typed, turned into calls of the programs.
 
-Only click is imported here; each command imports its program when it runs, so `--help` answers at once.
+Only click is imported here; each command imports its program when it runs, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -11,19 +11,28 @@ from pathlib import Path
 import click
 
 from abaw_seq.errors import UserError
-from abaw_seq.terminal import OneLineCommand, OneLineGroup, print_table, progress, say
+from abaw_seq.terminal import (
+    PATH,
+    OneLineCommand,
+    OneLineGroup,
+    config_option,
+    device_option,
+    many,
+    out_option,
+    print_table,
+    progress,
+    say,
+    set_option,
+)
 
 NEEDED = ("timm", "torchvision", "simplejpeg", "av", "PIL", "safetensors")
 PRECISIONS = ["auto", "fp32", "bf16", "fp16"]
 DTYPES = ["float16", "float32"]
-PATHS = click.Path(path_type=Path)
-
-config_option = click.option(
-    "--config",
-    type=PATHS,
-    metavar="FILE|NAME",
-    help="Settings: a YAML file, or a shipped config such as demo/mae (`abaw-feats config --list`).",
-)
+run_option = click.option(
+    "--run", "-o", "--out", "run", type=PATH, required=True,
+    help="Run folder to write; abaw-extract takes it as a backbone.",
+)  # fmt: skip
+resume_option = click.option("--resume", is_flag=True, help="Go on with an interrupted run after its last whole epoch.")
 
 
 def require_feats() -> None:
@@ -34,45 +43,27 @@ def require_feats() -> None:
 
 
 @click.command("abaw-extract", cls=OneLineCommand)
+@many(
+    "--backbone", "backbones", type=str, required=True, metavar="NAME...",
+    help="Encoders: names of `abaw-feats backbones`, timm:MODEL, YAML files, or run folders of pretrain and finetune.",
+)  # fmt: skip
+@many(
+    "--videos", required=True,
+    help="Folders of video folders (such as cropped_aligned), video folders, video files, or text files of such paths.",
+)  # fmt: skip
+@out_option("Feature file to write or add to.  [default: feats.h5]")
+@many("--weights", type=str, metavar="NAME=FILE...", help="Weight file of a backbone, or NAME=random.")
+@many("--annotations", help="Annotation files or folders; labels and splits go into the feature file.")
+@device_option
 @click.option(
-    "--backbone",
-    "backbones",
-    multiple=True,
-    required=True,
-    metavar="NAME...",
-    help="Encoders: names of `abaw-feats backbones`, timm:MODEL, YAML files or run folders.",
-)
+    "--batch-size", type=click.IntRange(min=1),
+    help="Frames computed at once; on a CPU, by each core.  [default: automatic]",
+)  # fmt: skip
 @click.option(
-    "--videos",
-    multiple=True,
-    required=True,
-    type=PATHS,
-    metavar="PATH...",
-    help="Folders of video folders (cropped_aligned), video folders, video files, lists of these.",
-)
-@click.option("-o", "--out", type=PATHS, help="Feature file to write or add to.  [default: feats.h5]")
-@click.option("--weights", multiple=True, metavar="NAME=FILE...", help="A backbone's weights, or NAME=random.")
-@click.option(
-    "--annotations",
-    multiple=True,
-    type=PATHS,
-    metavar="PATH...",
-    help="Official annotation files or folders: labels and splits go into the file.",
-)
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]")
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    help="Frames computed at once, on a CPU by each core.  [default: automatic]",
-)
-@click.option(
-    "--precision",
-    default="auto",
-    show_default=True,
-    type=click.Choice(PRECISIONS),
-    help="Of the products. auto: bf16 where the hardware has it, else fp32. Features differ from fp32's by a "
+    "--precision", default="auto", show_default=True, type=click.Choice(PRECISIONS),
+    help="Of the computation. auto: bf16 where the hardware has it, else fp32. Features differ from those of fp32 by a "
     "cosine distance of at most 1.3e-4 (bf16) and 2.4e-5 (fp16) over the built-in encoders.",
-)
+)  # fmt: skip
 @click.option("--dtype", type=click.Choice(DTYPES), help="Of the stored features.  [default: float16]")
 @click.option("--shard", metavar="I/N", help="Extract only the I-th of N shares of the videos.")
 @click.option("--strict", is_flag=True, help="Fail (exit code 1) if any frame could not be read.")
@@ -104,53 +95,63 @@ def _name_and_file(text: str) -> tuple[str, str]:
     return name, file
 
 
-@click.group("abaw-feats", cls=OneLineGroup)
+@click.group("abaw-feats", cls=OneLineGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="abaw")
 def main():
-    """Demo data, training of encoders, and tools for feature files."""
+    """Demo data, training of encoders, and tools for feature files.
+
+    Options that may be repeated also take several values: --videos a b. Every command takes --debug, which shows a
+    traceback instead of one line.
+    """
 
 
 @main.command()
-@click.argument("out", type=PATHS)
-@click.option("--videos", default=32, show_default=True, help="Number of videos with labels.")
-@click.option("--frames", default=8000, show_default=True, help="Number of frames over all videos.")
-@click.option("--seed", type=int, default=0, show_default=True)
-def demo(out, videos, frames, seed):
+@click.argument("out", type=PATH)
+@click.option("--count", type=int, default=32, show_default=True, help="Number of videos with labels.")
+@click.option("--total-frames", type=int, default=8000, show_default=True, help="Number of frames of all videos.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed draws other people and videos.")
+@click.option("--videos", "old_count", type=int, hidden=True)
+@click.option("--frames", "old_total", type=int, hidden=True)
+def demo(out, count, total_frames, seed, old_count, old_total):
     """Write generated face videos with annotations, laid out like Aff-Wild2, to the folder OUT."""
     require_feats()
     from abaw_feats.demo import generate_demo
+    from abaw_seq.files import check_folder
 
-    with progress("demo", frames, "frames") as advance:
-        made = generate_demo(out, videos=videos, frames=frames, seed=seed, advance=advance)
+    check_folder(out.parent)
+    count, total_frames = old_count or count, old_total or total_frames
+    with progress("demo", total_frames, "frames") as advance:
+        made = generate_demo(out, videos=count, frames=total_frames, seed=seed, advance=advance)
     say(f"{out}: {sum(made.videos.values())} videos, {sum(made.frames.values())} frames; see {made.contact_sheet}")
 
 
 @main.command()
-@config_option
-@click.option("--videos", multiple=True, required=True, type=PATHS, metavar="PATH...", help="Frames to learn from.")
-@click.option("--out", type=PATHS, required=True, help="Run folder to write: an encoder, ready to extract with.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE...", help="Change one setting.")
-@click.option("--resume", is_flag=True, help="Go on after the last whole epoch.")
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]")
-def pretrain(config, videos, out, overrides, resume, device):
-    """Train a masked autoencoder on frames without labels."""
+@config_option("demo/mae")
+@many("--videos", required=True, help="Frames to learn from: folders of images at any depth, or video files.")
+@run_option
+@set_option
+@resume_option
+@device_option
+def pretrain(config_file, videos, run, overrides, resume, device):
+    """Train an encoder without labels, as a masked autoencoder."""
     require_feats()
     from abaw_feats.learning import pretrain as program
     from abaw_seq.config import load
 
-    settings = load(program.PretrainConfig, config, overrides)
-    program.pretrain(settings, videos, out, device=device, resume=resume)
+    settings = load(program.PretrainConfig, config_file, overrides)
+    program.pretrain(settings, videos, run, device=device, resume=resume)
 
 
 @main.command()
-@config_option
-@click.option("--videos", multiple=True, type=PATHS, metavar="PATH...", help="Frames, instead of the config's.")
-@click.option("--annotations", multiple=True, type=PATHS, metavar="PATH...", help="Their labels.")
-@click.option("--tasks", multiple=True, metavar="TASK...", help="Of valence, arousal, expression, au.  [default: all]")
-@click.option("--out", type=PATHS, required=True, help="Run folder to write: an encoder, ready to extract with.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE...", help="Change one setting.")
-@click.option("--resume", is_flag=True, help="Go on after the last whole epoch.")
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]")
-def finetune(config, videos, annotations, tasks, out, overrides, resume, device):
+@config_option("demo/iresnet")
+@many("--videos", help="Frames to learn from, in place of the sources of the config.")
+@many("--annotations", help="Annotation files or folders of these frames.")
+@many("--tasks", type=str, metavar="TASK...", help="Some of valence, arousal, expression, au.  [default: all]")
+@run_option
+@set_option
+@resume_option
+@device_option
+def finetune(config_file, videos, annotations, tasks, run, overrides, resume, device):
     """Train an encoder on labelled frames.
 
     Videos of the training split train, and so do labelled videos without a split; those of the validation split
@@ -162,8 +163,8 @@ def finetune(config, videos, annotations, tasks, out, overrides, resume, device)
     from abaw_seq.config import load
 
     chosen = [f"tasks=[{','.join(tasks)}]"] if tasks else []
-    settings = load(FinetuneConfig, config, [*overrides, *chosen])
-    program.finetune(settings, out, videos=videos, annotations=annotations, device=device, resume=resume)
+    settings = load(FinetuneConfig, config_file, [*overrides, *chosen])
+    program.finetune(settings, run, videos=videos, annotations=annotations, device=device, resume=resume)
 
 
 @main.command("config")
@@ -203,23 +204,26 @@ def _backbone(file: Path | None = None):
 
 @main.command()
 def backbones():
-    """List the backbones: size, input, cost per frame and where their weights are."""
+    """List the backbones: input size, features, cost per frame, licence, and where their weights are."""
     require_feats()
     from abaw_feats.backbones import ALIASES, describe_backbones
 
     also = {name: f" = {alias}" for alias, name in ALIASES.items()}
-    header = ["backbone", "input", "features", "pooling", "million weights", "GFLOP", "weights found", "licence"]
+    header = ["backbone", "input", "features", "pooling", "million weights", "GFLOP", "weights", "licence"]
     rows = []
     for row in describe_backbones():
         sizes = [str(row.size), str(row.dim), row.pooling, f"{row.parameters / 1e6:.1f}", f"{row.gflops:.1f}"]
         rows.append([row.name + also.get(row.name, ""), *sizes, row.weights, row.licence])
     print_table("Backbones", header, rows)
-    click.echo("--backbone takes one of these, timm:<model>, a YAML file, or the folder of a pretrain or finetune run")
+    click.echo(
+        "--backbone takes one of these, timm:<model>, a YAML file, the name of a shipped one such as "
+        "backbones/mae_abaw7, or the folder of a pretrain or finetune run"
+    )
 
 
 @main.command()
-@click.argument("files", type=PATHS, nargs=-1, required=True)
-@click.option("-o", "--out", type=PATHS, default="feats.h5", show_default=True)
+@click.argument("files", type=PATH, nargs=-1, required=True)
+@out_option("Feature file to write.", default="feats.h5", show_default=True)
 def merge(files, out):
     """Join feature FILES of shards, or of several backbones, into one."""
     from abaw_feats.extraction.join import merge_files
@@ -228,9 +232,10 @@ def merge(files, out):
 
 
 @main.command()
-@click.argument("file", type=PATHS)
+@click.argument("file", type=PATH)
 def info(file):
-    """Show what a feature FILE holds."""
-    from abaw_feats.extraction.info import show
+    """Show the backbones, videos, frames and labels of a feature FILE."""
+    from abaw_feats.extraction.info import describe_file
 
-    show(file)
+    for table in describe_file(file):
+        print_table(*table)

@@ -24,41 +24,41 @@ if TYPE_CHECKING:
 
 
 def check_output(path: str | os.PathLike[str]) -> Path:
-    """Make the folder of a file that is to be written; call it before the hours of work that lead there.
-
-    Raises UserError where `path` is a folder, or its folder cannot be made or written to.
-    """
+    """UserError where a file could not be written at `path`; for before the hours of work that lead there."""
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file to write")
-    if problem := _make(path.parent):
-        raise UserError(f"{path}: its folder {path.parent} {problem}; choose another output")
+    check_folder(path.parent, output=path)
     return path
+
+
+def check_folder(folder: str | os.PathLike[str], *, output: Path | None = None) -> Path:
+    """UserError, naming `output` (default: the folder), where the folder could not be made or written into."""
+    folder = Path(folder)
+    place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    problem = "" if os.access(place, os.W_OK | os.X_OK) else "is not writable"
+    if problem := problem if place.is_dir() else "is a file":
+        raise UserError(
+            f"{output or folder}: {'its folder ' if output else ''}{place} {problem}; choose another output"
+        )
+    return folder
 
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:
     """Make a folder to write into, and those above it; UserError where that cannot be."""
-    folder = Path(folder)
-    if problem := _make(folder):
-        raise UserError(f"{folder}: {problem}; choose another folder")
-    return folder
-
-
-def _make(folder: Path) -> str:
-    """Make a folder; why that, or writing to it, is impossible, or an empty text."""
+    folder = check_folder(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        return "is a file"
     except OSError as error:
-        return f"cannot be made ({error.strerror})"
-    return "" if os.access(folder, os.W_OK | os.X_OK) else "is not writable"
+        raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another output") from None
+    return folder
 
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """The temporary path at which to write a file; it becomes `path` when the block ends without an error."""
     path = check_output(path)
+    make_folder(path.parent)
     temporary = _temporary(path)
     try:
         yield temporary

@@ -80,7 +80,7 @@ def check_unused(run: Path, *, resume: bool = False) -> None:
     if run.exists() and not run.is_dir():
         raise UserError(f"{run} is a file; name a folder for the run")
     if (run / LAST).exists() and not resume:
-        raise UserError(f"{run} already holds a run: resume it (--resume), or name another folder")
+        raise UserError(f"{run} already holds a run; resume it, or name another folder")
 
 
 def check_same_config(run: Path, config: Any, *, free: tuple[str, ...] = ()) -> None:

@@ -11,12 +11,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import click
 
 from abaw_seq.errors import AbawError
 
 PLAIN_PROGRESS_SECONDS = 10.0
+PATH = click.Path(path_type=Path)
 
 _shows_progress = False
 
@@ -69,11 +72,13 @@ class _OneLineErrors(click.Command):
 class ManyValues(click.Command):
     """A command whose repeatable options take several values at once: `--feats a b`, `--set x=1 y=2`.
 
-    Commands that take files by position are left as they are: a value there belongs to the command.
+    In a command that also takes arguments by position, these must come first: `predict RUN --feats a b`. After
+    an option they would be taken for its values, so that there each option takes one value.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if any(isinstance(parameter, click.Argument) for parameter in self.params):
+        options_first = bool(args) and args[0].startswith("-")
+        if options_first and any(isinstance(parameter, click.Argument) for parameter in self.params):
             return super().parse_args(ctx, args)
         repeatable = {
             name
@@ -103,6 +108,28 @@ class OneLineGroup(_OneLineErrors, click.Group):
     """A group of verbs with one-line errors."""
 
     command_class = ManyValues
+
+
+def many(*names: str, help: str, metavar: str = "PATH...", **settings: Any) -> Callable:
+    """An option that may be repeated, or be followed by several values."""
+    return click.option(*names, multiple=True, metavar=metavar, help=help, **{"type": PATH, **settings})
+
+
+def out_option(help: str, **settings: Any) -> Callable:
+    """The option for the file or folder that a command writes."""
+    return click.option("-o", "--out", "--output", "out", type=PATH, help=help, **settings)
+
+
+def config_option(example: str, name: str = "config_file") -> Callable:
+    """The option for settings: a file, or the name of a config that is shipped."""
+    words = f"Settings: a YAML file, or the name of a shipped config such as {example}; see the verb config."
+    return click.option("--config", name, type=PATH, metavar="FILE|NAME", help=words)
+
+
+set_option = many("--set", "overrides", type=str, metavar="KEY=VALUE...", help="Change single settings.")
+device_option = click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where to compute."
+)
 
 
 def _explain(error: Exception) -> tuple[str, int]:

@@ -8,19 +8,19 @@ import numpy as np
 
 from abaw_seq.data.feature_file import FeatureReader
 from abaw_seq.tasks import SPLITS, TASKS
-from abaw_seq.terminal import print_table
+
+Table = tuple[str, list[str], list[list[str]]]
 
 
-def show(path: str | Path) -> None:
-    """Print a feature file's backbones, and its videos, frames and labels by split."""
+def describe_file(path: str | Path) -> list[Table]:
+    """Tables (title, header, rows) of a feature file's backbones, and of its videos, frames and labels by split."""
     with FeatureReader(path) as reader:
-        print_table(
-            f"{path}: backbones",
-            ["backbone", "features", "type", "pooling", "input", "weights", "sha256", "videos"],
-            [_backbone_row(reader, name) for name in reader.backbones],
-        )
-        header = ["split", "videos", "frames", "unreadable", *(f"{task} labels" for task in TASKS)]
-        print_table(f"{path}: videos", header, _split_rows(reader))
+        backbones = ["backbone", "features", "type", "pooling", "input", "weights", "sha256", "videos"]
+        splits = ["split", "videos", "frames", "unreadable", *(f"{task} labels" for task in TASKS)]
+        return [
+            (f"{path}: backbones", backbones, [_backbone_row(reader, name) for name in reader.backbones]),
+            (f"{path}: videos", splits, _split_rows(reader)),
+        ]
 
 
 def _backbone_row(reader: FeatureReader, name: str) -> list[str]:

@@ -17,7 +17,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     """
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-        raise UserError(f"--shard {text}: expected I/N with I from 1 to N, such as 1/8")
+        raise UserError(f"shard {text!r}: expected I/N with I from 1 to N, such as 1/8")
     return int(index), int(count)
 
 

@@ -196,7 +196,7 @@ def _not_finite(piece: Piece, features: dict[str, np.ndarray]) -> str:
         bad = piece.valid & ~np.isfinite(values).all(1)
         if bad.any():
             frame = piece.frames[int(bad.argmax())]
-            advice = "try --dtype float32 or --precision fp32"
+            advice = "try the dtype float32 or the precision fp32"
             return f"{backbone} gives NaN or infinity for frame {frame}; {advice}"
     return ""
 
@@ -248,7 +248,7 @@ def _lock(spool: Spool) -> FileLock:
     problem = "another process is deleting it"
     for _ in range(LOCK_ATTEMPTS):
         try:
-            spool.folder.mkdir(exist_ok=True)
+            spool.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
             path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
             return lock

@@ -1,7 +1,7 @@
 """Supervised training of any backbone on any mixture of labels: one program.
 
-    abaw-feats finetune --config configs/demo/iresnet.yaml --videos FACES --annotations LABELS --out runs/iresnet
-    torchrun --nproc-per-node 8 -m abaw_feats finetune --config ... --out ...
+    abaw-feats finetune --config configs/demo/iresnet.yaml --videos FACES --annotations LABELS --run runs/iresnet
+    torchrun --nproc-per-node 8 -m abaw_feats finetune --config ... --run ...
 
 The run folder is a backbone that `abaw-extract --backbone runs/iresnet` takes as it is; its heads are
 beside it, so that it can also teach another run.
@@ -266,12 +266,12 @@ def _with_sources(
     config: FinetuneConfig, videos: Sequence[str | Path], annotations: Sequence[str | Path]
 ) -> FinetuneConfig:
     if bool(videos) != bool(annotations):
-        raise UserError("give both --videos and --annotations, or neither and list sources in the config")
+        raise UserError("give both videos and annotations, or neither and list sources in the config")
     if videos:
         source = SourceConfig(tuple(map(str, videos)), tuple(map(str, annotations)))
         config = replace(config, sources=(source,))
     if not config.sources:
-        raise UserError("nothing to train on: give --videos and --annotations, or list sources in the config")
+        raise UserError("nothing to train on: give videos and annotations, or list sources in the config")
     return config
 
 

@@ -1,7 +1,7 @@
 """Self-supervised pre-training of a vision transformer as a masked autoencoder: one program.
 
-    abaw-feats pretrain --config configs/demo/mae.yaml --videos FACES --out runs/mae
-    torchrun --nproc-per-node 8 -m abaw_feats pretrain --config ... --videos ... --out ...
+    abaw-feats pretrain --config configs/demo/mae.yaml --videos FACES --run runs/mae
+    torchrun --nproc-per-node 8 -m abaw_feats pretrain --config ... --videos ... --run ...
 
 The run folder is a backbone that `abaw-extract --backbone runs/mae` takes as it is; `checkpoint.pth` in
 it has the public MAE format, decoder included.

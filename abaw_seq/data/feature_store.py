@@ -203,7 +203,7 @@ def settled_memory(asked: Memory, size: int, device: torch.device) -> Literal["d
     On the CPU the device's memory is the host's. Raises UserError for an unknown word.
     """
     if asked not in ("auto", "device", "host", "file"):
-        raise UserError(f"--memory {asked}: use auto, device, host or file")
+        raise UserError(f"memory {asked!r}: use auto, device, host or file")
     if device.type == "cpu":
         return "file" if asked == "file" or (asked == "auto" and size > HOST_SHARE * free_host_memory()) else "device"
     if asked != "auto":

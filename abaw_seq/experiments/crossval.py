@@ -60,7 +60,7 @@ def store_folds(folder: Path, folds: list[Fold]) -> Path:
     """Write `folds.yaml`; UserError if other folds are there already."""
     path = folder / FOLDS
     if path.exists() and read_folds(path) != folds:
-        raise UserError(f"{path} holds other folds: use them with --folds {path}, or name another --run")
+        raise UserError(f"{path} holds other folds: use that file, or name another folder")
     if not path.exists():
         write_folds(path, folds)
     return path
@@ -83,7 +83,7 @@ def crossvalidate(
     predictions, the mean and the deviation (of a sample), unless it is the only fold.
     """
     if not resume and any((folder / fold.name / LAST).exists() for fold in folds):
-        raise UserError(f"{folder} already holds folds: resume them (--resume), or name another folder")
+        raise UserError(f"{folder} already holds folds; resume them, or name another folder")
     store_folds(folder, folds)
     if resume and (folder / CONFIG).exists():
         check_same_config(folder, config)

@@ -1,11 +1,12 @@
-"""Scores as tables for the terminal."""
+"""Scores as the header and the rows of a table."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
-from abaw_seq.terminal import print_table
+
+Table = tuple[list[str], list[list[str]]]
 
 DIMENSIONS = (("CCC valence", "valence"), ("CCC arousal", "arousal"))
 EXPRESSION = (("F1 expression", "expression"),)
@@ -20,24 +21,24 @@ SUMMARIES = {
 }
 
 
-def print_comparison(title: str, scores: dict[str, dict[str, Any]]) -> None:
-    """One row per run, one column per summary score."""
+def comparison(scores: dict[str, dict[str, Any]]) -> Table:
+    """One row per run, one column per summary score; scores: {run: what `metrics.score` returns}."""
     summary = _summary(scores)
-    rows = [[name, *(_cell(found, key, "\n") for _, key in summary)] for name, found in scores.items()]
-    print_table(title, ["", *(label for label, _ in summary)], rows)
+    rows = [[name, *(_cell(run, key, "\n") for _, key in summary)] for name, run in scores.items()]
+    return ["", *(label for label, _ in summary)], rows
 
 
-def print_scores(title: str, scores: dict[str, dict[str, Any]]) -> None:
+def all_scores(scores: dict[str, dict[str, Any]]) -> Table:
     """One column per run, one row per score, with every expression and action unit that counts."""
     summary = _summary(scores)
-    rows = [[label, *(_cell(found, key, " ") for found in scores.values())] for label, key in summary]
+    rows = [[label, *(_cell(run, key, " ") for run in scores.values())] for label, key in summary]
     for task, parts in (("expression", EXPRESSIONS), ("au", ACTION_UNITS)):
         if task not in (key for _, key in summary):
             continue
-        classes = [found.get(f"{task}_f1") or {} for found in scores.values()]
+        classes = [run.get(f"{task}_f1") or {} for run in scores.values()]
         counted = [part for part in parts if any(part in f1 for f1 in classes)]
         rows += [[f"  F1 {part}", *(number(f1.get(part)) for f1 in classes)] for part in counted]
-    print_table(title, ["", *scores], rows)
+    return ["", *scores], rows
 
 
 def number(value: float | None) -> str:
@@ -46,10 +47,10 @@ def number(value: float | None) -> str:
 
 
 def _summary(scores: dict[str, dict[str, Any]]) -> tuple[tuple[str, str], ...]:
-    return SUMMARIES[next((found["edition"] for found in scores.values() if "edition" in found), "mtl")]
+    return SUMMARIES[next((run["edition"] for run in scores.values() if "edition" in run), "mtl")]
 
 
-def _cell(found: dict[str, Any], key: str, between: str) -> str:
+def _cell(scores: dict[str, Any], key: str, between: str) -> str:
     """A score, and its interval where there is one."""
-    interval = (found.get("intervals") or {}).get(key)
-    return number(found.get(key)) + (f"{between}[{number(interval[0])}, {number(interval[1])}]" if interval else "")
+    interval = (scores.get("intervals") or {}).get(key)
+    return number(scores.get(key)) + (f"{between}[{number(interval[0])}, {number(interval[1])}]" if interval else "")

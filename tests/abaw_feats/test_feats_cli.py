@@ -79,7 +79,7 @@ def test_a_broken_frame_is_named_and_fails_only_with_strict(here):
         (["--videos", "videos", "--weights", "other=random"], "weights of other"),
         (["--videos", "videos", "--weights", "tiny"], "--weights tiny: expected NAME=FILE"),
         (["--videos", "videos", "--weights", "tiny=none.pt"], "none.pt"),
-        (["--videos", "videos", "--shard", "3/2"], "--shard 3/2"),
+        (["--videos", "videos", "--shard", "3/2"], "shard '3/2'"),
         (["--videos", "videos", "--device", "cuda:77"], "cuda:77"),
         (["--videos", "videos", "-o", "wrong.h5"], "wrong.h5: not a readable HDF5 file"),
         (["--videos", "videos", "-o", "other.h5"], "other.h5: not a feature file"),

@@ -89,7 +89,7 @@ def test_crossval_writes_folds_trains_them_and_goes_on(toy_feats, tmp_path, caps
         row = next(line for line in table.splitlines() if f"│ {name} " in line)
         assert f"{found['p_mtl']:.3f}" in row and f"{found['au']:.3f}" in row
     assert run(*arguments, "--folds", 2) == 2
-    assert "already holds folds; add --resume" in capsys.readouterr().err
+    assert "already holds folds; resume them" in capsys.readouterr().err
     assert run(*arguments, "--folds", 2, "--resume") == 0
     assert run("evaluate", folder, folder / "1", "--summary") == 0
 

@@ -253,3 +253,9 @@ def test_an_output_that_cannot_be_written_is_refused_at_once(tmp_path, case, mon
         with locked_spool(out):
             pass
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_folder_of_an_output_is_made(tmp_path):
+    with locked_spool(tmp_path / "not" / "there" / "feats.h5") as spool:
+        assert spool.folder.is_dir()
+    assert [path.name for path in tmp_path.rglob("*")] == ["not", "there"]

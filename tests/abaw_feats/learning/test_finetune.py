@@ -302,9 +302,9 @@ def test_what_cannot_work_is_said_in_one_line(faces, run, tmp_path):
         train({"backbone": {"name": "x"}}, tmp_path / "a", faces)
     with pytest.raises(UserError, match="nothing to train on"):
         finetune(config(), tmp_path / "b", device="cpu")
-    with pytest.raises(UserError, match="both --videos and --annotations"):
+    with pytest.raises(UserError, match="both videos and annotations"):
         finetune(config(), tmp_path / "c", videos=[images], device="cpu")
-    with pytest.raises(UserError, match="--resume"):
+    with pytest.raises(UserError, match="already holds a run; resume it"):
         train({}, run, faces)
     unknown, _ = write_faces(tmp_path / "unknown", train=1, val=0, frames=2)
     with pytest.raises(UserError, match="has a training label"):

@@ -119,7 +119,7 @@ def test_finished_run_is_left_as_it_is(run, faces):
 
 
 def test_existing_run_is_not_overwritten_nor_continued_differently(run, faces, tmp_path):
-    with pytest.raises(UserError, match="--resume"):
+    with pytest.raises(UserError, match="already holds a run; resume it"):
         pretrain(config(), [faces], run, device="cpu")
     with pytest.raises(UserError, match="mask_ratio was 0.75, is now 0.5"):
         pretrain(config(mask_ratio=0.5), [faces], run, device="cpu", resume=True)

@@ -120,6 +120,6 @@ def test_features_go_to_the_first_place_with_room(monkeypatch, asked, device, fr
 
 
 def test_an_unknown_place_is_refused():
-    with pytest.raises(UserError, match="--memory disk: use auto, device, host or file"):
+    with pytest.raises(UserError, match="memory 'disk': use auto, device, host or file"):
         settled_memory("disk", 100, CPU)
     assert feature_store.free_host_memory() > 1e8

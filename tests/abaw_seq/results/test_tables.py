@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from abaw_seq.metrics import score
-from abaw_seq.results.tables import number, print_comparison, print_scores
+from abaw_seq.results.tables import all_scores, comparison, number
+from abaw_seq.terminal import print_table
 
 
 def scores(edition):
@@ -32,23 +33,23 @@ CLASSES = {"mtl": 20, "va": 0, "expr": 8, "au": 12, "expr2020": 7, "au2020": 12}
 
 @pytest.mark.parametrize("edition", ROWS)
 def test_each_edition_shows_its_total_its_parts_and_its_classes(edition, capsys):
-    found = scores(edition)
-    print_scores("t", {"run": found})
+    result = scores(edition)
+    print_table("t", *all_scores({"run": result}))
     out = capsys.readouterr().out
     lines = [line for line in out.splitlines() if line.startswith("│")]
     parts, words = ROWS[edition]
     assert len(lines) == parts + CLASSES[edition]
     assert all(word in out for word in words)
-    assert f"{found['score']:.3f}" in lines[0]
+    assert f"{result['score']:.3f}" in lines[0]
 
 
 def test_an_interval_stands_behind_its_score_and_nothing_is_n_a(capsys):
-    found = scores("mtl") | {"valence": None, "intervals": {"p_mtl": (0.25, 1.5), "valence": None}}
-    print_scores("t", {"run": found})
+    result = scores("mtl") | {"valence": None, "intervals": {"p_mtl": (0.25, 1.5), "valence": None}}
+    print_table("t", *all_scores({"run": result}))
     out = capsys.readouterr().out
-    assert f"{found['p_mtl']:.3f} [0.250, 1.500]" in out and "n/a" in out and "nan" not in out.lower()
-    print_comparison("t", {"run": found})
+    assert f"{result['p_mtl']:.3f} [0.250, 1.500]" in out and "n/a" in out and "nan" not in out.lower()
+    print_table("t", *comparison({"run": result}))
     lines = capsys.readouterr().out.splitlines()
     row = next(k for k, line in enumerate(lines) if "│ run " in line)
-    assert f"{found['p_mtl']:.3f}" in lines[row] and "[0.250, 1.500]" in lines[row + 1]
+    assert f"{result['p_mtl']:.3f}" in lines[row] and "[0.250, 1.500]" in lines[row + 1]
     assert number(None) == "n/a"
