@@ -1,8 +1,10 @@
-"""The challenge's scores: CCC, F1 and each edition's total, in numpy alone.
+"""The challenge's scores: CCC, F1 and each edition's total.
 
-Every score is computed over all valid frames of a split together, never averaged per video. It
-comes from sums over frames (moments, and counts of true, predicted and hit frames per class), so
-that a bootstrap over videos is one product of resampling weights and the videos' sums.
+Every score is computed over all labelled frames of a split together, never averaged per video. It
+comes from sums over frames (moments, and counts of labelled, predicted and correct frames per class),
+so that a bootstrap over videos is one product of resampling weights and the videos' sums. The counts
+are numpy's: scikit-learn's confusion matrices, with which the tests compare them, take five times as
+long, and smoothing and ensembles are fitted by hundreds of scores. It has no CCC.
 
 | edition | total |
 | --- | --- |
@@ -13,8 +15,8 @@ that a bootstrap over videos is one product of resampling weights and the videos
 | `expr2020` (2020, 2021) | 0.67 mean F1 of the first 7 expressions + 0.33 accuracy |
 | `au2020` (2020, 2021) | 0.5 mean F1 of the labelled units + 0.5 accuracy over all their cells |
 
-What cannot be computed because no valid frame is there is None ("n/a"), and so is every total that
-needs it; `missing` names it.
+A score for which there is no labelled frame is None ("n/a"), and so is every total that needs it;
+`missing` names it.
 """
 
 from __future__ import annotations
@@ -37,12 +39,12 @@ PARTS = {
     "au2020": ("au",),
 }
 EDITIONS = tuple(PARTS)
-# Variances below this share of a mean square are rounding: the series is constant.
+# A variance below this share of the mean square is a rounding error: the series is constant.
 _CONSTANT = 1e-13
 
 
 def concordance_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """CCC = 2 s_xy / (s_x^2 + s_y^2 + (mean_x - mean_y)^2) of two series (N,), population statistics.
+    """CCC = 2 s_xy / (s_x^2 + s_y^2 + (mean_x - mean_y)^2) of two series (frames,), population statistics.
 
     A constant series scores 0 against any other, and so do two equal constants, where the formula
     is 0 / 0: without variation there is no concordance to measure. An empty series raises ValueError.
@@ -52,7 +54,7 @@ def concordance_correlation(x: np.ndarray, y: np.ndarray) -> float:
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.shape != y.shape or x.ndim != 1 or not len(x):
-        raise ValueError(f"two series of the same length are needed, not {x.shape} and {y.shape}")
+        raise ValueError(f"CCC needs two series of the same length, not {x.shape} and {y.shape}")
     return float(_concordance(_moments(x, y, _centre(x), _centre(y))))
 
 
@@ -63,20 +65,21 @@ def score(
     edition: str = "mtl",
     thresholds: float | Sequence[float] = USUAL_THRESHOLD,
 ) -> dict:
-    """Score predictions against labels (N, 15), NaN where there is no label, as an edition does.
+    """Score predictions against labels (frames, 15), NaN where there is no label, as an edition does.
 
-    `predicted` holds any of: "valence" and "arousal" (N,); "expression" (N, 8) probabilities or
-    logits, of which the first largest counts, or (N,) class numbers; "au" (N, 12) probabilities or
-    0/1, active from the threshold on (one, or one per unit). A task that is absent is n/a.
+    `predicted` maps some of these tasks to predictions: "valence" and "arousal" (frames,); "expression"
+    (frames, 8) probabilities or logits, of which the first largest counts, or class numbers (frames,);
+    "au" (frames, 12) probabilities or 0/1, active from the threshold on (one, or one per unit). A task
+    that is absent is n/a.
 
     Returns, with None for n/a: "edition", "score" (the edition's total), "p_mtl" (the total of
     `mtl`, else None), "valence", "arousal" (CCC), "expression", "au" (mean F1), "expression_f1",
-    "au_f1" (F1 by name), "expression_accuracy", "au_accuracy", "frames" (valid frames per task)
+    "au_f1" (F1 by name), "expression_accuracy", "au_accuracy", "frames" (labelled frames per task)
     and "missing" (why parts of the total are n/a).
 
-    An expression that is neither labelled nor predicted has an F1 of 0 and counts. The mean over
-    the action units is n/a when one of them has no valid frame; `au2020` takes the mean over the
-    units that have labels, because AU20 of the 2020 edition has no column.
+    The mean over the expressions includes those that are neither labelled nor predicted, with an F1 of
+    0. The mean over the action units is n/a when one of them has no labelled frame; `au2020` takes the
+    mean over the units that have labels, because AU20 of the 2020 edition has no column.
 
     Raises UserError when predictions of labelled frames are not finite or have another shape.
     """
@@ -97,12 +100,12 @@ def bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float] | None:
-    """Percentile interval of a score when the videos are drawn again with replacement.
+    """Percentile interval of a score over resamples of the videos, drawn with replacement.
 
     `predicted` and `labels` map each video to what `score` takes, in any order of the videos;
     `part` is "score" or a single value of the result ("valence", "arousal", "expression", "au").
-    The same seed draws the same videos. Draws in which the score is n/a (no valid frame) are left
-    out; None when none remains.
+    The same seed draws the same videos. Resamples in which the score is n/a are left out; None if
+    none is left.
     """
     videos = sorted(labels)
     for video in videos:
@@ -141,7 +144,7 @@ def _check_request(edition: str, predicted: Mapping, labels: np.ndarray, where: 
 
 
 def _centres(predicted: Sequence[Mapping], labels: Sequence[np.ndarray]) -> dict[str, tuple[float, float]]:
-    """For valence and arousal the points around which moments are summed, so that nothing cancels."""
+    """For valence and arousal the means: sums of deviations from them do not lose digits by cancellation."""
     centres = {}
     for task in (VALENCE, AROUSAL):
         pairs = [
@@ -156,7 +159,7 @@ def _centres(predicted: Sequence[Mapping], labels: Sequence[np.ndarray]) -> dict
 
 
 def _centre(x: np.ndarray) -> float:
-    """The mean, and of a constant series exactly its value, so that its deviations are exactly 0."""
+    """The mean; for a constant series exactly its value, so that the deviations are exactly 0."""
     return float(x[0] + (x - x[0]).mean()) if len(x) else 0.0
 
 
@@ -173,7 +176,7 @@ def _moments(x: np.ndarray, y: np.ndarray, x_centre: float, y_centre: float) -> 
 
 
 def _concordance(moments: np.ndarray) -> np.ndarray:
-    """CCC of moments (..., 8); NaN without frames."""
+    """CCC (...) of moments (..., 8); NaN without frames."""
     n = moments[..., 0]
     dx, dy, xx, yy, xy, x_centre, y_centre = np.moveaxis(moments[..., 1:] / np.maximum(n, 1)[..., None], -1, 0)
     x_variance, y_variance = xx - dx**2, yy - dy**2
@@ -192,10 +195,11 @@ def _sums(
     thresholds: float | Sequence[float],
     centres: Mapping[str, tuple[float, float]],
 ) -> dict[str, np.ndarray]:
-    """What the scores are made of, for each task that is predicted; the sums of two videos add up.
+    """The sums that the scores are computed from, for each task that is predicted; those of two videos add up.
 
-    valence, arousal: moments (8,); expression: hit, labelled, predicted frames (3, classes);
-    au: hit, labelled active, predicted active, valid cells (4, 12); au_frames: frames with any.
+    valence, arousal: moments (8,); expression: correct, labelled and predicted frames (3, classes); au:
+    correctly active, labelled active, predicted active and labelled frames (4, 12); au_frames: frames
+    with a label of any unit.
     """
     sums = {}
     for task in (VALENCE, AROUSAL):
@@ -221,7 +225,7 @@ def _classes(edition: str) -> int:
 
 
 def _class_counts(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
-    """Hit, labelled and predicted frames (3, classes) of the frames whose label is one of the classes."""
+    """Correct, labelled and predicted frames (3, classes), of the frames whose label is one of the classes."""
     valid = truth < classes
     truth = truth[valid].astype(np.int64)
     predicted = predicted[valid]
@@ -232,12 +236,12 @@ def _class_counts(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.
 
 
 def _f1(hits: np.ndarray, labelled: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """2 hits / (labelled + predicted), 0 where there is neither."""
+    """F1 = 2 hits / (labelled + predicted), 0 where there is neither."""
     return 2 * hits / np.maximum(labelled + predicted, 1)
 
 
 def _scores(sums: Mapping[str, np.ndarray], edition: str) -> dict[str, np.ndarray]:
-    """Every score of sums with a leading axis (R, ...), NaN where n/a."""
+    """Every score (resamples, ...) of sums (resamples, ...), NaN where n/a."""
     count = len(next(iter(sums.values()))) if sums else 1
     missing = np.full(count, np.nan)
     scores = {name: _concordance(sums[name]) if name in sums else missing for name in ("valence", "arousal")}
@@ -273,7 +277,7 @@ def _scores(sums: Mapping[str, np.ndarray], edition: str) -> dict[str, np.ndarra
 
 
 def _report(edition: str, scores: Mapping[str, np.ndarray], sums: Mapping[str, np.ndarray]) -> dict:
-    """One split's scores as plain values, None for n/a, and what is missing from the total in words."""
+    """Scores as plain values, None for n/a, and in words why parts of the total are."""
 
     def plain(value: float) -> float | None:
         return None if np.isnan(value) else float(value)

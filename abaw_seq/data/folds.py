@@ -1,7 +1,10 @@
-"""Splits by source video: the official one, and K folds that share frames and labels out evenly.
+"""Splits by source video: the official one, and K folds with equal shares of frames and labels.
 
 The two sides of a two-person video (`<stem>_left`, `<stem>_right`, and `<stem>` itself where one
-side has no suffix) show the same scene, so they are never on both sides of a fold.
+side has no suffix) show the same scene, so they are never on both sides of a fold. scikit-learn's
+StratifiedGroupKFold keeps groups together too, but balances a single class label, not frames, the labels
+of every task and the distribution of valence and arousal at once; and published scores depend on exactly
+these folds.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ STARTS = 4
 
 @dataclass(frozen=True)
 class Fold:
-    """One division of the videos into training and validation, each in rising order of name."""
+    """One division of the videos into training and validation, each sorted by name."""
 
     name: str
     train: tuple[str, ...]
@@ -49,7 +52,7 @@ def source_video(video: str) -> str:
 
 
 def official_fold(videos: Mapping[str, VideoLabels]) -> Fold:
-    """The split that the annotations tell, as one fold."""
+    """The split that the annotations give, as one fold."""
     train, val = (
         tuple(sorted(name for name, video in videos.items() if video.split == split)) for split in ("train", "val")
     )
@@ -59,12 +62,12 @@ def official_fold(videos: Mapping[str, VideoLabels]) -> Fold:
 
 
 def make_folds(videos: Mapping[str, VideoLabels], count: int, *, seed: int = 0) -> list[Fold]:
-    """`count` folds; each video that is not of the test split is in the validation part of exactly one.
+    """`count` folds; each video outside the test split is in the validation part of exactly one.
 
-    The videos are shared out so that the folds agree in frames, labelled frames per task,
-    expressions, active action units and the distribution of valence and arousal: placed one by one
-    in random order where they fit best, then moved and exchanged while that helps; the best of
-    several such starts. The same seed and videos give the same folds, in whatever order they come.
+    The folds agree as far as possible in frames, labelled frames per task, expressions, active action
+    units and the distribution of valence and arousal: the videos are placed one by one, in random order,
+    where they fit best, then moved and exchanged while that helps; the best of several such starts is
+    taken. The same seed and videos give the same folds, in whatever order the videos come.
 
     Raises UserError when there are fewer source videos than folds.
     """
@@ -79,7 +82,7 @@ def make_folds(videos: Mapping[str, VideoLabels], count: int, *, seed: int = 0) 
     for name in names:
         amounts[row[source_video(name)]] += _amounts(videos[name].labels)
     shares, rng = _shares(amounts, count), np.random.default_rng(seed)
-    _, fold_of = min((_share_out(shares, count, rng) for _ in range(STARTS)), key=lambda found: found[0])
+    _, fold_of = min((_share_out(shares, count, rng) for _ in range(STARTS)), key=lambda start: start[0])
     folds = []
     for k in range(count):
         val = tuple(name for name in names if fold_of[row[source_video(name)]] == k)
@@ -88,7 +91,7 @@ def make_folds(videos: Mapping[str, VideoLabels], count: int, *, seed: int = 0) 
 
 
 def _amounts(labels: np.ndarray) -> np.ndarray:
-    """How much of everything that is to be balanced a video holds: (34,)."""
+    """A video's amount (34,) of everything that is balanced."""
     valid = ~np.isnan(labels)
     classes = labels[valid[:, 2], 2].astype(int)
     return np.concatenate(
@@ -103,7 +106,7 @@ def _amounts(labels: np.ndarray) -> np.ndarray:
 
 
 def _shares(amounts: np.ndarray, count: int) -> np.ndarray:
-    """Amounts as shares of what one fold should hold, scaled by the root of their weight: (G, C)."""
+    """Amounts (sources, 34) as shares of what one fold should have, times the root of their weight."""
     target = amounts.sum(0) / count
     shares = amounts / np.where(target > 0, target, 1)
     shares[:, 0] *= np.sqrt(FRAMES_WEIGHT)
@@ -111,7 +114,7 @@ def _shares(amounts: np.ndarray, count: int) -> np.ndarray:
 
 
 def _share_out(shares: np.ndarray, count: int, rng: np.random.Generator) -> tuple[float, np.ndarray]:
-    """(cost, fold of each row of shares (G, C)), so that the folds' sums deviate little from each other."""
+    """(cost, fold of each source (sources,)) for shares (sources, 34): folds whose sums differ little."""
     goal = shares.sum(0) / count
     fold_of = np.full(len(shares), -1)
     sums = np.zeros((count, shares.shape[1]))
@@ -159,7 +162,7 @@ def _improve(row: int, shares: np.ndarray, fold_of: np.ndarray, sums: np.ndarray
 
 
 def fold_rows(folds: Sequence[Fold], videos: Mapping[str, VideoLabels]) -> list[list[str]]:
-    """Rows for a table of the validation parts, under `FOLD_HEADER`: how evenly they came out."""
+    """Rows of a table of the validation parts under `FOLD_HEADER`, to see how even they are."""
     rows = []
     for fold in folds:
         amounts = sum((_amounts(videos[name].labels) for name in fold.val), np.zeros(34))
@@ -199,9 +202,9 @@ def read_folds(path: str | os.PathLike[str]) -> list[Fold]:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: no YAML or JSON: {error}") from error
+        raise UserError(f"{path}: is neither YAML nor JSON: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
-        raise UserError(f"{path}: no fold file: `format: {FORMAT}` and `version: {VERSION}` expected")
+        raise UserError(f"{path}: is not a fold file; `format: {FORMAT}` and `version: {VERSION}` expected")
     folds = [_fold(path, entry) for entry in content.get("folds") or ()]
     names = [fold.name for fold in folds]
     if not folds or len(set(names)) < len(names):
@@ -216,7 +219,7 @@ def _fold(path: str | os.PathLike[str], entry: object) -> Fold:
     for part in ("train", "val"):
         videos = entry[part]
         if not isinstance(videos, list) or not videos or not all(isinstance(video, str) for video in videos):
-            raise UserError(f"{path}, fold {entry['name']}: {part} is no list of video names in quotes")
+            raise UserError(f"{path}, fold {entry['name']}: {part} must be a list of video names, each in quotes")
         parts[part] = tuple(sorted(videos))
     shared = {source_video(video) for video in parts["train"]} & {source_video(video) for video in parts["val"]}
     if shared:

@@ -1,8 +1,8 @@
-"""Thresholds of the action units and biases of the expressions: fitted to F1, folded into probabilities.
+"""Thresholds of the action units and biases of the expressions: fitted to F1, then folded into the probabilities.
 
-Both are a change of how common a class is taken to be: odds, or probabilities before normalising,
-are multiplied by a constant. What comes out are probabilities again, for which the usual decisions
-(0.5, the likeliest class) are the fitted ones.
+A threshold multiplies the odds of a unit by a constant, a bias the probability of a class before
+normalising. The results are probabilities again, for which the usual decisions (0.5, the likeliest
+class) are the fitted ones. The curve over all thresholds is scikit-learn's; it has nothing for biases.
 """
 
 from __future__ import annotations
@@ -20,26 +20,27 @@ _BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
 
 
 def shift_action_units(probabilities: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """(N, 12) float32 probabilities so that each unit's threshold (12,) becomes 0.5."""
+    """Probabilities float32 (frames, 12), changed so that each unit's threshold (12,) becomes 0.5."""
     p = np.clip(probabilities.astype(np.float64), SMALLEST, 1 - SMALLEST)
     t = np.asarray(thresholds, np.float64)
     moved = (p * (1 - t) / (p * (1 - t) + (1 - p) * t)).astype(np.float32)
-    # Rounding must not carry a frame over the threshold.
+    # Rounding must not move a frame across the threshold.
     return np.where(p >= t, np.maximum(moved, np.float32(0.5)), np.minimum(moved, _BELOW_HALF))
 
 
 def shift_expressions(probabilities: np.ndarray, biases: np.ndarray) -> np.ndarray:
-    """(N, 8) float32 probabilities with `biases` (8,) added to their logarithms."""
+    """Probabilities float32 (frames, 8) with `biases` (8,) added to their logarithms."""
     moved = np.log(np.maximum(probabilities.astype(np.float64), SMALLEST)) + np.asarray(biases, np.float64)
     moved = np.exp(moved - moved.max(1, keepdims=True))
     return (moved / moved.sum(1, keepdims=True)).astype(np.float32)
 
 
 def best_thresholds(probabilities: np.ndarray, truth: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
-    """The threshold of each unit with the highest F1 there is on these frames: (K,).
+    """For each unit the threshold (units,) that has the highest F1 on these frames.
 
-    probabilities: (N, K); truth: (N, K) of 0 and 1, NaN where there is no label. `start` (K,) is kept
-    where nothing is better (default 0.5), and where a unit has no active frame.
+    probabilities: (frames, units); truth: (frames, units) of 0 and 1, NaN where there is no label. The
+    threshold in `start` (units,), by default 0.5, stays where no other is better, and where a unit is
+    active in no frame.
     """
     kept = np.full(probabilities.shape[1], USUAL_THRESHOLD) if start is None else np.asarray(start, np.float64)
     p = np.clip(probabilities.astype(np.float64), SMALLEST, 1 - SMALLEST)
@@ -48,36 +49,36 @@ def best_thresholds(probabilities: np.ndarray, truth: np.ndarray, start: np.ndar
 
 
 def _best_threshold(p: np.ndarray, active: np.ndarray, start: float) -> float:
-    """Tries every cut between two different probabilities; equal F1 goes to the cut nearest 0.5."""
+    """The best of all cuts between two different probabilities; among equally good ones that nearest 0.5."""
     if not active.any():
         return float(start)
-    order = np.argsort(-p, kind="stable")
-    p, hits = p[order], np.cumsum(active[order])
-    f1 = 2 * hits / (np.arange(1, len(p) + 1) + hits[-1])
-    cut = np.append((p[:-1] + p[1:]) / 2, p[-1] / 2)
-    f1[:-1][p[:-1] == p[1:]] = -1
-    chosen = p >= start
-    now = 2 * active[order][chosen].sum() / max(chosen.sum() + hits[-1], 1)
-    if f1.max() <= now + GAIN:
+    from sklearn.metrics import precision_recall_curve  # takes a second to import
+
+    precision, recall, levels = precision_recall_curve(active, p)
+    f1 = 2 * precision * recall / np.where(recall > 0, precision + recall, 1)
+    if f1.max() <= f1[np.searchsorted(levels, start)] + GAIN:
         return float(start)
-    best = np.flatnonzero(f1 >= f1.max() - GAIN)
+    cut = (levels + np.append(0, levels[:-1])) / 2
+    best = np.flatnonzero(f1[:-1] >= f1.max() - GAIN)[::-1]
     return float(cut[best[np.abs(cut[best] - USUAL_THRESHOLD).argmin()]])
 
 
 def best_biases(probabilities: np.ndarray, truth: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
-    """Biases (8,) on log-probabilities (N, 8) that raise the macro-F1 as far as coordinate ascent goes.
+    """Biases (8,) of log-probabilities (frames, 8) that raise the mean F1 as far as coordinate ascent can.
 
-    truth: (N,) class numbers, NaN where there is no label. Each step moves one class to the best
-    place on its whole line, so that the F1 never falls below that of `start` (default zeros). The
-    biases have mean 0.
+    truth: (frames,) class numbers, NaN where there is no label. Each step gives one class its best bias
+    while the others stay, so that the F1 never falls below that of `start` (default zeros). The biases
+    have mean 0.
     """
     biases = np.zeros(len(EXPRESSIONS)) if start is None else np.array(start, np.float64)
     known = ~np.isnan(truth)
     if not known.any():
         return biases
+    from sklearn.metrics import f1_score  # takes a second to import
+
     classes = truth[known].astype(np.int64)
     log_p = np.log(np.maximum(probabilities[known].astype(np.float64), SMALLEST))
-    best = _macro_f1((log_p + biases).argmax(1), classes)
+    best = f1_score(classes, (log_p + biases).argmax(1), labels=range(len(biases)), average="macro", zero_division=0)
     for _ in range(MOST_PASSES):
         before = best
         for k in range(len(biases)):
@@ -89,17 +90,11 @@ def best_biases(probabilities: np.ndarray, truth: np.ndarray, start: np.ndarray 
     return biases - biases.mean()
 
 
-def _macro_f1(chosen: np.ndarray, classes: np.ndarray) -> float:
-    count = len(EXPRESSIONS)
-    hits, labelled, predicted = (np.bincount(c, minlength=count) for c in (classes[chosen == classes], classes, chosen))
-    return float((2 * hits / np.maximum(labelled + predicted, 1)).mean())
-
-
 def _best_bias(log_p: np.ndarray, biases: np.ndarray, k: int, classes: np.ndarray) -> tuple[float, float]:
-    """(bias of class k, macro-F1) of the best place, the other biases as they are.
+    """(bias, mean F1) of the best bias for class k while the others stay.
 
-    Frames turn to class k one after the other as its bias grows, each from its best other class:
-    the counts of every place follow from cumulative sums.
+    As the bias grows, one frame after the other goes over to class k from the class that was likeliest
+    before: the counts for every bias follow from cumulative sums.
     """
     others = log_p + biases
     others[:, k] = -np.inf

@@ -122,13 +122,14 @@ def _predicted_va(video: VideoPredictions) -> np.ndarray:
 
 def _confusion(predictions: dict[str, VideoPredictions]) -> np.ndarray:
     """(8, 8) frames by true and predicted expression."""
-    counts = np.zeros((len(EXPRESSIONS), len(EXPRESSIONS)), np.int64)
-    for video in predictions.values():
-        if "expression" in video.outputs and video.labels is not None:
-            true, predicted = video.labels[:, 2], video.outputs["expression"].argmax(axis=1)
-            known = np.isin(true, np.arange(len(EXPRESSIONS)))
-            np.add.at(counts, (true[known].astype(int), predicted[known]), 1)
-    return counts
+    from sklearn.metrics import confusion_matrix  # takes a second to import
+
+    classes = list(range(len(EXPRESSIONS)))
+    labelled = (video for video in predictions.values() if "expression" in video.outputs and video.labels is not None)
+    pairs = [(video.labels[:, 2], video.outputs["expression"].argmax(axis=1)) for video in labelled]
+    true, predicted = np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0))
+    known = np.isin(true, classes)
+    return confusion_matrix(true[known], predicted[known], labels=classes)
 
 
 def _base_rates(runs: list[Run]) -> np.ndarray | None:

@@ -141,15 +141,15 @@ def test_folds_survive_write_and_read(tmp_path, name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "other"}, "no fold file"),
-        ({"version": 2}, "no fold file"),
+        ({"format": "other"}, "is not a fold file"),
+        ({"version": 2}, "is not a fold file"),
         ({"folds": []}, "no folds"),
         ({"folds": [{"name": "1", "train": ["a"]}]}, "keys name, train and val"),
         (
             {"folds": [{"name": "1", "train": [426], "val": ["b"]}]},
-            "train is no list of video names in quotes",
+            "train must be a list of video names, each in quotes",
         ),
-        ({"folds": [{"name": "1", "train": ["a"], "val": []}]}, "val is no list of video names"),
+        ({"folds": [{"name": "1", "train": ["a"], "val": []}]}, "val must be a list of video names"),
         ({"folds": [{"name": "1", "train": ["a_left"], "val": ["a"]}]}, "a is in train and in val"),
         ({"folds": [{"name": "1", "train": ["a"], "val": ["b"]}] * 2}, "two folds of the same name"),
     ],
@@ -167,7 +167,7 @@ def test_a_faulty_fold_file_is_refused_with_its_name(tmp_path, change, message):
 
 def test_text_that_is_no_yaml_is_refused(tmp_path):
     (tmp_path / "folds.yaml").write_text("folds: [")
-    with pytest.raises(UserError, match="folds.yaml: no YAML or JSON"):
+    with pytest.raises(UserError, match="folds.yaml: is neither YAML nor JSON"):
         read_folds(tmp_path / "folds.yaml")
 
 
