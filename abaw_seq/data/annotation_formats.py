@@ -1,4 +1,4 @@
-"""The layouts of Aff-Wild2's label files, known by their header, and the split their names tell.
+"""The layouts of Aff-Wild2's label files, recognised by their header, and the split that file names say.
 
 | file | header | a row |
 | --- | --- | --- |
@@ -38,31 +38,31 @@ _SPLIT_FOLDER = re.compile(r"(train(?:ing)?|val(?:id(?:ation)?)?|test)(?:[ _-]se
 
 @dataclass(frozen=True)
 class Layout:
-    """How the rows of a file are laid out.
-
-    `task` is "mtl", "va", "expr" or "au"; `image` tells whether rows start with an image path;
-    `classes` are the expressions and `units` the action units in the order of the header.
-    """
+    """How the rows of a file are laid out."""
 
     task: str
+    """which labels: "mtl" (all), "va", "expr" or "au" alone"""
     image: bool
+    """True if rows start with an image path"""
     classes: tuple[str, ...] = ()
+    """the expressions in the order of their numbers"""
     units: tuple[str, ...] = ()
+    """the action units in the order of the header"""
 
     @property
     def numbers(self) -> int:
-        """How many numbers a row holds."""
+        """How many numbers a row has."""
         return {"mtl": 3 + len(self.units), "va": 2, "expr": 1, "au": len(self.units)}[self.task]
 
     @property
     def columns(self) -> tuple[int | None, ...]:
-        """For each number of a row its column in the 15-column label array, None where it has none."""
+        """For each number of a row its column in the label array (frames, 15), None where it has none."""
         units = tuple(LABEL_COLUMNS.index(unit) if unit in ACTION_UNITS else None for unit in self.units)
         return {"mtl": (0, 1, 2, *units), "va": (0, 1), "expr": (2,), "au": units}[self.task]
 
 
 def recognise_header(header: str) -> Layout | None:
-    """The layout that a header line announces; None when it is none of those above.
+    """The layout that a header line stands for; None if it is not one of those above.
 
     Blanks around the names, their case and commas at the end do not matter.
 
@@ -86,21 +86,21 @@ def recognise_header(header: str) -> Layout | None:
 
 
 def is_video_list(text: str) -> bool:
-    """Whether every line of a text is the name of a video: the lists of the per-task test sets."""
+    """True if each line is the name of a video, as in the lists of the per-task test sets."""
     names = text.split("\n")
     names = [name.strip().rstrip(",") for name in names if name.strip()]
     return bool(names) and all(_VIDEO_NAME.fullmatch(name) and name not in (".", "..") for name in names)
 
 
 def starts_with_image(row: str) -> bool:
-    """Whether a line starts with an image path: the first line of a multi-task file without a header."""
+    """True if a line starts with an image path, as the first of a multi-task file without a header does."""
     return bool(_IMAGE_PATH.fullmatch(row))
 
 
 def split_of_file(path: Path, root: Path) -> str | None:
-    """The split that a file's name tells, else its folders.
+    """The split that a file's name says, or else one of its folders.
 
-    A name with words of two splits tells nothing.
+    A name with words of two splits says none.
 
     >>> split_of_file(Path("a/MTL_Challenge_test_set_release.txt"), Path("a"))
     'test'
@@ -119,9 +119,8 @@ def split_of_folder(path: Path, root: Path) -> str | None:
     'train'
     """
     for folder in path.parents:
-        found = _SPLIT_FOLDER.fullmatch(folder.name.lower())
-        if found:
-            return _SPLIT_WORDS[found[1]]
+        if match := _SPLIT_FOLDER.fullmatch(folder.name.lower()):
+            return _SPLIT_WORDS[match[1]]
         if folder == root:
             break
     return None

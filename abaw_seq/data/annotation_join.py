@@ -14,16 +14,19 @@ SPLIT_ORDER = ("val", "train", "test")
 
 @dataclass(frozen=True)
 class Part:
-    """One video's rows of one file: values float32 (N, C) for these columns of the label array."""
+    """One video's rows of one file."""
 
     frames: np.ndarray
+    """int32 (frames,): frame numbers, rising"""
     values: np.ndarray
+    """float32 (frames, columns), NaN where there is no label"""
     columns: tuple[int, ...]
+    """the columns of the label array that the values belong to"""
     split: str | None
 
 
 def unique_frames(frames: np.ndarray, values: np.ndarray, counts: Counter[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows in rising order of frame number; of several rows of a frame the first label counts, per column."""
+    """Rows in rising order of frame number; where a frame comes twice, its first label per column counts."""
     if (np.diff(frames) > 0).all():
         return frames, values
     order = np.argsort(frames, kind="stable")
@@ -45,7 +48,7 @@ def unique_frames(frames: np.ndarray, values: np.ndarray, counts: Counter[str]) 
 
 
 def _fill(labels: np.ndarray, rows: np.ndarray | slice, new: np.ndarray) -> int:
-    """Fill labels (N, C) that are missing in these rows; how many rows hold another label already."""
+    """Fill labels (frames, columns) that are missing in these rows; how many rows have another label already."""
     old = labels[rows]
     labelled = ~np.isnan(old)
     labels[rows] = np.where(labelled, old, new)
@@ -53,7 +56,7 @@ def _fill(labels: np.ndarray, rows: np.ndarray | slice, new: np.ndarray) -> int:
 
 
 def join_parts(parts: list[Part], counts: Counter[str]) -> tuple[np.ndarray, np.ndarray, str | None]:
-    """One video's parts as one table: frames (N,), labels (N, 15), split."""
+    """One video's parts as one table: frame numbers (frames,), labels (frames, 15), split."""
     splits = {part.split for part in parts} - {None}
     labelled = {part.split for part in parts if part.columns} - {None}
     split = next((name for name in SPLIT_ORDER if name in (labelled or splits)), None)

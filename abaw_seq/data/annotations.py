@@ -39,33 +39,33 @@ SUMMARY_HEADER = ["", "videos", "rows", "valence-arousal", "expression", "action
 
 @dataclass(frozen=True)
 class VideoLabels:
-    """The annotation of one video.
-
-    `frames` int32 (N,) rising; `labels` float32 (N, 15) in the order of `LABEL_COLUMNS`, NaN where
-    there is no label; `split` "train", "val", "test" or None where no file name told it.
-    """
+    """The annotation of one video."""
 
     frames: np.ndarray
+    """int32 (frames,): frame numbers, rising"""
     labels: np.ndarray
+    """float32 (frames, 15) in the order of `LABEL_COLUMNS`, NaN where there is no label"""
     split: str | None
+    """one of "train", "val" and "test", or None where no file name says it"""
 
 
 @dataclass
 class Annotations:
-    """What was read: videos by name, and in `counts` everything that was dropped, joined or passed over."""
+    """The annotations of many videos."""
 
     videos: dict[str, VideoLabels]
     counts: Counter[str] = field(default_factory=Counter)
+    """how often something was joined, skipped or left out in reading, by what it was"""
 
     def for_frames(self, video: str, frames: np.ndarray) -> np.ndarray:
-        """Labels float32 (len(frames), 15) of the given frame numbers, NaN where there is none."""
+        """Labels float32 (frames, 15) of these frame numbers, NaN where there is none."""
         frames = np.asarray(frames)
         labels = np.full((len(frames), len(LABEL_COLUMNS)), np.nan, np.float32)
         known = self.videos.get(video)
         if known is not None and len(known.frames):
             row = np.minimum(np.searchsorted(known.frames, frames), len(known.frames) - 1)
-            found = known.frames[row] == frames
-            labels[found] = known.labels[row[found]]
+            annotated = known.frames[row] == frames
+            labels[annotated] = known.labels[row[annotated]]
         return labels
 
     def summary_rows(self) -> list[list[str]]:
@@ -82,7 +82,7 @@ class Annotations:
 
 
 def _valid_rows(labels: np.ndarray) -> np.ndarray:
-    """Rows with a valence-arousal, expression, action unit label, and rows with none: int64 (4,)."""
+    """int64 (4,): how many rows have labels of valence and arousal, the expression, action units, and none at all."""
     valid = ~np.isnan(labels)
     units = valid[:, AU.columns].any(1)
     none = ~(valid[:, :3].any(1) | units)
@@ -90,7 +90,7 @@ def _valid_rows(labels: np.ndarray) -> np.ndarray:
 
 
 class _Reading:
-    """What was read so far: the parts of every video in the order of reading, and the counts."""
+    """The parts of every video in the order in which they were read, and the counts."""
 
     def __init__(self) -> None:
         self.parts: dict[str, list[Part]] = {}
@@ -101,19 +101,19 @@ class _Reading:
 
     def count_lines(self, block: Block) -> None:
         self.counts["lines that end with a comma"] += block.trailing_commas
-        self.counts["blank lines passed over"] += block.blank_lines
+        self.counts["blank lines skipped"] += block.blank_lines
 
 
 def read_annotations(*paths: str | os.PathLike[str]) -> Annotations:
     """Read label files, or folders of them, of any edition and join them by video and frame number.
 
-    Multi-task files, per-task folders, lists and templates of test sets are told apart by their
+    Multi-task files, per-task folders, lists and templates of test sets are recognised by their
     content; `annotation_formats` says how. A frame that comes twice keeps, column by column, the
-    first label that was read (arguments in their order, the files of a folder by name).
+    first label that was read: in the order of the arguments, in a folder by the files' names.
 
-    A video that is in several splits goes to val rather than train, and to test only when no file
-    has labels for it; labels that come from another split than the video's are left out, so that
-    a validation score covers the official validation labels and nothing else.
+    A video that is in several splits counts as val before train, and as test only if no file has
+    labels for it. Labels from another split than the video's are left out, so that a validation score
+    covers the official validation labels and nothing else.
 
     Raises UserError for a path that does not exist, for a file that holds no annotations, and for
     a line that cannot be read, with its number and text.
@@ -129,13 +129,13 @@ def read_annotations(*paths: str | os.PathLike[str]) -> Annotations:
 
 
 def _files(paths: Iterable[str | os.PathLike[str]]) -> Iterable[tuple[Path, Path, bool]]:
-    """(file, the folder to look for a split in, whether it was named itself), each file once."""
+    """(file, topmost folder whose name may be a split, True if the file itself was given), each file once."""
     seen = set()
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"{path}: no such file or folder of annotations")
-        found = sorted(p for p in path.rglob("*") if p.suffix in TEXT_SUFFIXES) if path.is_dir() else [path]
-        for file in found:
+        files = sorted(p for p in path.rglob("*") if p.suffix in TEXT_SUFFIXES) if path.is_dir() else [path]
+        for file in files:
             if file.is_file() and file.resolve() not in seen:
                 seen.add(file.resolve())
                 yield file, path if path.is_dir() else path.parent, path == file
@@ -155,9 +155,9 @@ def _read_file(path: Path, root: Path, named: bool, reading: _Reading) -> None:
                 reading.add(name.rstrip(","), Part(np.zeros(0, np.int32), nothing, (), split or "test"))
             reading.counts["video lists read"] += 1
         elif named:
-            raise UserError(f"{path}: no annotations: its first line is {header[:80]!r}, no header of the challenge's")
+            raise UserError(f"{path}: no annotations: its first line {header[:80]!r} is not a header of the challenge")
         else:
-            reading.counts["text files passed over, not annotations"] += 1
+            reading.counts["text files skipped, not annotations"] += 1
         return
     reading.counts["label files read"] += 1
     if layout.image:
@@ -167,7 +167,7 @@ def _read_file(path: Path, root: Path, named: bool, reading: _Reading) -> None:
 
 
 def _read_images(path: Path, first_line: int, layout: Layout, split: str | None, reading: _Reading) -> None:
-    """A file whose rows name their image: a multi-task file, or the list or template of a test set."""
+    """Read a file whose rows start with an image path: multi-task, or the list or template of a test set."""
     listed = layout.task != "mtl" or _is_list(path, first_line - 1)
     numbers = 0 if listed else layout.numbers
     names: dict[str, int] = {}
@@ -191,13 +191,13 @@ def _read_images(path: Path, first_line: int, layout: Layout, split: str | None,
 
 
 def _is_list(path: Path, header_line: int) -> bool:
-    """Whether the first row under a multi-task header is an image path alone."""
+    """True if the first row under a multi-task header is an image path and nothing else."""
     _, row = first_filled_line(path, after=header_line)
     return "," not in row.rstrip(", ")
 
 
 def _read_frames(path: Path, first_line: int, layout: Layout, split: str | None, reading: _Reading) -> None:
-    """A file of one video: data line k belongs to frame k."""
+    """Read a file of one video, in which line k under the header belongs to frame k."""
     values = []
     for block in read_blocks(path, first_line=first_line, numbers=layout.numbers):
         expected = np.arange(first_line, first_line + len(block.line_numbers))
@@ -214,9 +214,9 @@ def _read_frames(path: Path, first_line: int, layout: Layout, split: str | None,
 
 
 def _labels(path: Path, block: Block, layout: Layout, counts: Counter[str]) -> np.ndarray:
-    """Labels float32 (L, C) of a block's rows for the columns that the label array has, NaN where none.
+    """Labels float32 (lines, columns) of a block, NaN where there is none, for the columns of the label array.
 
-    Fails at the first row with a value that is neither a label nor the mark for "no label".
+    Raises UserError naming the first line with a value that is neither a label nor the mark for "no label".
     """
     values = block.values
     labels = np.empty(values.shape, np.float32)
@@ -253,17 +253,17 @@ def _labels(path: Path, block: Block, layout: Layout, counts: Counter[str]) -> n
 def _range_fault(value: float, column: int, layout: Layout) -> str:
     place = layout.columns[column]
     if place in (0, 1):
-        return f"{value:g} is no {LABEL_COLUMNS[place]}, which is in [-1, 1] or {NO_VALENCE_AROUSAL:g}"
+        return f"{value:g} is not valid for {LABEL_COLUMNS[place]} (-1 to 1, or {NO_VALENCE_AROUSAL:g} for no label)"
     if place == EXPRESSION.columns.start:
-        return f"{value:g} is no expression, which is 0 to {len(layout.classes) - 1} or {NO_CLASS:g}"
+        return f"{value:g} is not valid for expression (0 to {len(layout.classes) - 1}, or {NO_CLASS:g} for no label)"
     name = layout.units[column - (3 if layout.task == "mtl" else 0)]
-    return f"{value:g} is no {name}, which is 0, 1 or {NO_UNIT:g}"
+    return f"{value:g} is not valid for {name} (0 or 1, or {NO_UNIT:g} for no label)"
 
 
 def write_mtl_annotations(path: str | os.PathLike[str], rows: Iterable[tuple[str, np.ndarray]]) -> None:
-    """Write a multi-task file: rows of (image path `<video>/<frame>.jpg`, labels (15,) with NaN for none).
+    """Write a multi-task file of rows (image path `<video>/<frame>.jpg`, labels (15,) with NaN for none).
 
-    Rows are written in their order, duplicates included; the file bears its name once it is complete.
+    Rows keep their order, and rows that come twice are written twice.
     """
     text = [",".join(MTL_HEADER)]
     text += [f"{image},{_fields(labels, range(len(LABEL_COLUMNS)))}" for image, labels in rows]
@@ -271,14 +271,14 @@ def write_mtl_annotations(path: str | os.PathLike[str], rows: Iterable[tuple[str
 
 
 def write_task_annotations(path: str | os.PathLike[str], header: str, labels: np.ndarray) -> None:
-    """Write one video's file of a per-task edition: labels (N, 15) of the frames 1 to N, NaN for none.
+    """Write one video's file of a per-task edition: labels (frames, 15) of the frames from 1, NaN for none.
 
-    The header line tells the task, and the classes or units that the edition knows. ValueError for
-    a class that it does not know.
+    The header line says which task it is, and which classes or units the edition has. Raises ValueError
+    for a label of another class.
     """
     layout = recognise_header(header)
     if layout is None or layout.image or None in layout.columns:
-        raise ValueError(f"{header!r} is no header of a per-task file with columns of the label array")
+        raise ValueError(f"{header!r} is not the header of a per-task file with columns of the label array")
     values = np.asarray(labels)[:, list(layout.columns)]
     if layout.task == "expr":
         if set(values[~np.isnan(values)]) - {float(EXPRESSIONS.index(name)) for name in layout.classes}:
@@ -290,7 +290,7 @@ def write_task_annotations(path: str | os.PathLike[str], header: str, labels: np
 
 
 def _fields(values: np.ndarray, columns: Iterable[int]) -> str:
-    """One row's numbers as text that reads back as the same float32; NaN becomes the mark for no label."""
+    """One row as text from which the same float32 are read; NaN becomes the mark for no label."""
     return ",".join(_field(value, column) for value, column in zip(values, columns, strict=True))
 
 

@@ -89,7 +89,7 @@ def test_blanks_line_ends_byte_order_mark_and_trailing_commas_are_tolerated_and_
     annotations = read_annotations(put(tmp_path / "train.txt", text))
     assert_rows(annotations.videos["a"].labels, [[0.25, -0.5, 3] + [0] * 12, [0.001, 0.5, 3] + [1] * 12])
     assert annotations.counts["lines that end with a comma"] == 1
-    assert annotations.counts["blank lines passed over"] == 1
+    assert annotations.counts["blank lines skipped"] == 1
 
 
 def test_duplicates_are_joined_counted_and_the_first_label_is_kept(tmp_path):
@@ -238,19 +238,19 @@ def test_a_list_of_videos_gives_test_videos_without_frames(tmp_path):
         (MTL + "a/1.jpg,0,nan,1" + ",0" * 12, 2, "field 3 is not a number", "nan"),
         (MTL + "a/1.jpg,0,1_0,1" + ",0" * 12, 2, "field 3 is not a number", "1_0"),
         (MTL + "a/1.jpg,0,,1" + ",0" * 12, 2, "field 3 is not a number", "a/1.jpg,0,,1"),
-        (MTL + "a/1.jpg,0,1.5,1" + ",0" * 12, 2, "1.5 is no arousal", "1.5"),
-        (MTL + "a/1.jpg,-4,0,1" + ",0" * 12, 2, "-4 is no valence", "-4"),
-        (MTL + "a/1.jpg,0,0,8" + ",0" * 12, 2, "8 is no expression, which is 0 to 7", "8"),
-        (MTL + "a/1.jpg,0,0,1.5" + ",0" * 12, 2, "1.5 is no expression", "1.5"),
-        (MTL + "a/1.jpg,0,0,1,2" + ",0" * 11, 2, "2 is no AU1,", "a/1.jpg"),
+        (MTL + "a/1.jpg,0,1.5,1" + ",0" * 12, 2, "1.5 is not valid for arousal (-1 to 1, ", "1.5"),
+        (MTL + "a/1.jpg,-4,0,1" + ",0" * 12, 2, "-4 is not valid for valence", "-4"),
+        (MTL + "a/1.jpg,0,0,8" + ",0" * 12, 2, "8 is not valid for expression (0 to 7, ", "8"),
+        (MTL + "a/1.jpg,0,0,1.5" + ",0" * 12, 2, "1.5 is not valid for expression", "1.5"),
+        (MTL + "a/1.jpg,0,0,1,2" + ",0" * 11, 2, "2 is not valid for AU1 ", "a/1.jpg"),
         (MTL + "1.jpg,0,0,1" + ",0" * 12, 2, "no image path", "1.jpg"),
         (MTL + "a/one.jpg,0,0,1" + ",0" * 12, 2, "no image path", "one.jpg"),
         (MTL + "../1.jpg,0,0,1" + ",0" * 12, 2, "no image path", "../1.jpg"),
         (VA + "0.1,0.2\n0.1\n", 3, "2 fields expected, not 1", "0.1"),
         (VA + "0.1,0.2\n\n0.1,0.2\n", 3, "empty", "''"),
-        (EXPR_7 + "3\n7\n", 3, "7 is no expression, which is 0 to 6", "7"),
+        (EXPR_7 + "3\n7\n", 3, "7 is not valid for expression (0 to 6, ", "7"),
         (EXPR + "3\n4,5\n", 3, "1 field expected, not 2", "4,5"),
-        (AU_2020 + "0,0,0,0,0,0,-5,0\n", 2, "-5 is no AU20", "-5"),
+        (AU_2020 + "0,0,0,0,0,0,-5,0\n", 2, "-5 is not valid for AU20", "-5"),
     ],
 )
 def test_a_faulty_line_is_named_with_file_number_and_text(tmp_path, text, line, reason, shown):
@@ -275,7 +275,7 @@ def test_text_that_holds_no_annotations_is_passed_over_in_a_folder_and_refused_b
     with pytest.raises(UserError, match="no annotations in"):
         read_annotations(tmp_path)
     put(tmp_path / "train_set.txt", MTL + "a/1.jpg,0,0,1" + ",0" * 12)
-    assert read_annotations(tmp_path).counts["text files passed over, not annotations"] == 1
+    assert read_annotations(tmp_path).counts["text files skipped, not annotations"] == 1
     with pytest.raises(UserError, match=r"README.txt: no annotations.*These are, as agreed"):
         read_annotations(readme)
     with pytest.raises(UserError, match="no such file"):
