@@ -1,7 +1,8 @@
 """Feature files joined by video and frame number, with labels and splits, on one device.
 
-All frames of all videos lie in one tensor, video after video; a window is a gather by index. Features
-that do not fit on the device stay where `abaw_seq.data.feature_store` keeps them, under the same numbers.
+The frames of all videos are the rows of one tensor, video after video, and a window is gathered by index.
+Features that do not fit on the device are gathered by the same row numbers from host memory or their files
+(`abaw_seq.data.feature_store`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from abaw_seq.data.feature_store import (
     standardised_videos,
 )
 from abaw_seq.data.foreign_features import open_features
-from abaw_seq.data.nearest import fill_nearest_labels
+from abaw_seq.data.nearest import fill_nearest_labels, nearest_rows
 from abaw_seq.errors import UserError
 from abaw_seq.tasks import LABEL_COLUMNS
 
@@ -41,22 +42,26 @@ LOAD_ROWS = 8192
 
 @dataclass(frozen=True)
 class Corpus:
-    """Videos as rows of flat tensors.
-
-    features: (N, D) float16 or float32, on the device, in host memory or in their files; labels:
-    (N, 15) float32 on the device, NaN where there is no label; frames: (N,) int32; `names`, `splits`,
-    `offsets` (V + 1) describe the videos; `backbones` gives each backbone's columns.
-    """
+    """The frames of all videos as rows of flat tensors."""
 
     features: Features
+    """(frames, dim) float16 or float32, on the device, in host memory or in their files"""
     labels: Tensor
+    """(frames, 15) float32 on the device, NaN where there is no label"""
     frames: np.ndarray
+    """(frames,) int32: frame numbers, rising within a video"""
     names: tuple[str, ...]
+    """the videos"""
     splits: tuple[str | None, ...]
+    """each video's split"""
     offsets: np.ndarray
+    """(videos + 1,): where each video's rows start, and where the last one's end"""
     backbones: dict[str, slice]
+    """each backbone's columns of the features"""
     backbone_info: dict[str, BackboneInfo]
+    """how each backbone's features were made"""
     sources: tuple[str, ...] = ()
+    """the feature files"""
 
     @property
     def lengths(self) -> list[int]:
@@ -78,7 +83,7 @@ class Corpus:
         return replace(self, features=features, labels=self.labels.to(device))
 
     def standardised_per_video(self, columns: list[slice]) -> Corpus:
-        """The same corpus with the given columns at mean 0 and deviation 1 within each video."""
+        """The same corpus, with mean 0 and standard deviation 1 within each video in the given columns."""
         if not columns:
             return self
         if isinstance(self.features, FileFeatures):
@@ -100,9 +105,9 @@ class Corpus:
         return replace(self, labels=torch.from_numpy(np.concatenate(labels)).to(self.device), splits=splits)
 
     def with_nearest_labels(self, videos: list[int], max_distance: dict[str, int]) -> tuple[Corpus, dict[str, int]]:
-        """The same corpus where, in these videos, a missing label is that of the nearest labelled frame.
+        """The same corpus with missing labels of these videos filled from the nearest labelled frame.
 
-        max_distance: {task: farthest frame, in frame numbers}. Also returns {task: frames that got a label}.
+        max_distance: {task: farthest frame, in frame numbers}. Also returns {task: frames that received a label}.
         """
         labels, counts = self.labels.cpu().numpy().copy(), dict.fromkeys(max_distance, 0)
         for video in videos:
@@ -131,15 +136,15 @@ class Corpus:
 
     def in_split(self, split: str) -> list[int]:
         """Indices of a split's videos."""
-        return [index for index, found in enumerate(self.splits) if found == split]
+        return [index for index, own in enumerate(self.splits) if own == split]
 
     def rows(self, videos: list[int]) -> Tensor:
-        """(n,) row indices of all frames of the given videos."""
+        """Row indices (rows,) of all frames of the given videos."""
         spans = [torch.arange(self.offsets[v], self.offsets[v + 1]) for v in videos]
         return torch.cat(spans).to(self.device) if spans else torch.zeros(0, dtype=torch.long, device=self.device)
 
     def window_rows(self, windows: np.ndarray, videos: list[int], length: int | None = None) -> Tensor:
-        """(B, T) row indices of windows (B, 3) over `videos`; T is `length` or the longest window.
+        """Row indices (batch, time) of windows (batch, 3) over `videos`; `time` is `length`, or the longest window.
 
         Positions behind a window's end repeat its last row; `gather_labels` hides their labels.
         """
@@ -150,20 +155,20 @@ class Corpus:
         return rows.to(self.device, non_blocking=True) if isinstance(self.features, Tensor) else rows
 
     def gather_features(self, rows: Tensor) -> Tensor:
-        """(..., D) features on the device, as stored, of (...) rows."""
+        """Features (..., dim) of rows (...) on the device, in the dtype that is stored."""
         flat = rows.reshape(-1)
         if isinstance(self.features, Tensor):
             return self.features.index_select(0, flat).view(*rows.shape, -1)
         return self.features.take(flat.cpu()).to(self.device).view(*rows.shape, -1)
 
     def gathered(self, work: Iterable[tuple[Item, Tensor]]) -> Iterator[tuple[Item, Tensor]]:
-        """Each item with the features (..., D) of its `window_rows` (...), read ahead where they lie elsewhere."""
+        """Each item with the features (..., dim) of its `window_rows` (...), read ahead unless on the device."""
         if isinstance(self.features, Tensor):
             return ((item, self.gather_features(rows)) for item, rows in work)
         return gathered_ahead(self.features, work, self.device)
 
     def elsewhere(self) -> str | None:
-        """Where the features are if not on the device, and how large, for people to read."""
+        """In words where the features are and how large; None if they are on the device."""
         if isinstance(self.features, Tensor):
             return None
         rows, dim = self.features.shape
@@ -171,11 +176,11 @@ class Corpus:
         return f"{rows:,} frames x {dim} ({rows * dim * self.features.dtype.itemsize / 1e9:.2f} GB) stay {where}"
 
     def gather_rate(self) -> str | None:
-        """How fast features were gathered so far, for people to read; None if they are on the device."""
+        """In words how fast features were gathered so far; None if they are on the device."""
         return None if isinstance(self.features, Tensor) else str(self.features.traffic)
 
     def gather_labels(self, rows: Tensor, used: Tensor | None = None) -> Tensor:
-        """(B, T, 15) labels of (B, T) rows; none behind the first `used` (B,) frames of a window."""
+        """Labels (batch, time, 15) of rows (batch, time); NaN behind the first `used` (batch,) frames of a window."""
         labels = self.labels.index_select(0, rows.reshape(-1).to(self.device)).view(*rows.shape, -1)
         if used is None:
             return labels
@@ -195,11 +200,11 @@ def load_corpus(
 
     backbones: which to use, in this order (default: all, in order of appearance).
     annotations: labels and splits to use instead of those in the files.
-    memory: where the features go: to the `device`, to "host" memory, or nowhere ("file"); "auto" takes
+    memory: where the features go: "device", "host" memory, or "file" to leave them there; "auto" takes
     the first of these that has room. Labels go to the device.
-    Frames missing from one of the files are left out; a video missing from one of them is an error
-    that names it. Frames that could not be read take the features of the nearest frame that could.
-    Raises UserError for anything that does not fit together.
+    Frames missing from one of the files are left out. Frames that could not be read take the features of
+    the nearest frame that could. Raises UserError for a video without features of one of the backbones,
+    and for files that contradict each other.
     """
     device = torch.device(device)
     with ExitStack() as stack:
@@ -210,7 +215,7 @@ def load_corpus(
         used = backbones or tuple(info)
         for name in used:
             if name not in info:
-                raise UserError(f"no backbone {name!r} in {', '.join(map(str, paths))} (found: {', '.join(info)})")
+                raise UserError(f"no backbone {name!r} in {', '.join(map(str, paths))} (there are: {', '.join(info)})")
         videos = _common_videos(readers, used)
         corpus = _opened(readers, videos, {name: info[name] for name in used})
         rows, dim = corpus.features.shape
@@ -225,7 +230,7 @@ def load_corpus(
 
 
 def _loaded(stored: FileFeatures, device: torch.device, memory: str) -> Features:
-    """All features in one tensor, read video by video: no second copy of more than one video."""
+    """All features in one tensor, read in pieces, so that they are never in memory twice."""
     values = torch.empty(stored.shape, dtype=stored.dtype, pin_memory=memory == "host")
     for start, stop in zip(stored.offsets[:-1].tolist(), stored.offsets[1:].tolist(), strict=True):
         for first in range(start, stop, LOAD_ROWS):
@@ -235,7 +240,7 @@ def _loaded(stored: FileFeatures, device: torch.device, memory: str) -> Features
 
 
 def _common_videos(readers: list[Reader], backbones: tuple[str, ...]) -> list[str]:
-    """Videos for which every backbone is somewhere; a video that lacks one is an error."""
+    """The videos, sorted; UserError for one without features of one of the backbones."""
     videos = sorted({video for reader in readers for video in reader.videos})
     for video in videos:
         for backbone in backbones:
@@ -251,7 +256,7 @@ def _common_videos(readers: list[Reader], backbones: tuple[str, ...]) -> list[st
 
 
 def _opened(readers: list[Reader], videos: list[str], info: dict[str, BackboneInfo]) -> Corpus:
-    """Everything but the features in memory, the features in their files."""
+    """The corpus with its features still in their files."""
     ends = np.cumsum([0, *(one.dim for one in info.values())])
     columns = {name: slice(int(a), int(b)) for name, a, b in zip(info, ends[:-1], ends[1:], strict=True)}
     frames = [_common_frames(readers, video) for video in videos]
@@ -278,21 +283,21 @@ def _opened(readers: list[Reader], videos: list[str], info: dict[str, BackboneIn
 
 
 def _common_frames(readers: list[Reader], video: str) -> np.ndarray:
-    """Frame numbers that every file holding this video has."""
+    """The frame numbers that are in all files with this video."""
     held = [reader.frames(video) for reader in readers if video in reader.videos]
     common = held[0]
     for frames in held[1:]:
         if not np.array_equal(common, frames):
             common = np.intersect1d(common, frames)
     if not len(common):
-        raise UserError(f"video {video}: the feature files share no frame of it")
+        raise UserError(f"video {video}: the feature files have no frame of it in common")
     return common
 
 
 def _stored_video(
     readers: list[Reader], video: str, frames: np.ndarray, columns: dict[str, slice], labels: np.ndarray
 ) -> StoredVideo:
-    """Where one video's features are; fills its rows of `labels` (n, 15) in place."""
+    """Where one video's features are; its `labels` (frames, 15) are filled in place."""
     parts: dict[str, tuple[Reader, str, slice]] = {}
     rows: dict[str, np.ndarray | None] = {}
     for reader in readers:
@@ -305,25 +310,21 @@ def _stored_video(
         for name, span in columns.items():
             if reader.has(video, name):
                 parts[name], rows[name] = (reader, name, span), None if as_stored else source
-        if (found := reader.labels(video)) is not None:
-            np.copyto(labels, found[pick], where=np.isnan(labels))
+        if (stored := reader.labels(video)) is not None:
+            np.copyto(labels, stored[pick], where=np.isnan(labels))
     return StoredVideo(video, tuple(parts.values()), tuple(rows.values()))
 
 
 def _nearest_valid(valid: np.ndarray) -> np.ndarray | slice:
-    """(n,) for each frame the position of the nearest readable one."""
+    """For each frame the position (frames,) of the nearest one that could be read."""
     if valid.all() or not valid.any():
         return slice(None)
-    good = np.flatnonzero(valid)
-    position = np.arange(len(valid))
-    right = np.searchsorted(good, position).clip(max=len(good) - 1)
-    left = (right - 1).clip(min=0)
-    nearer_left = np.abs(position - good[left]) <= np.abs(good[right] - position)
-    return np.where(nearer_left, good[left], good[right])
+    readable = np.flatnonzero(valid)
+    return readable[nearest_rows(readable, np.arange(len(valid)))]
 
 
 def _split(readers: list[Reader], video: str) -> str | None:
-    found = {reader.split(video) for reader in readers if video in reader.videos} - {None}
-    if len(found) > 1:
-        raise UserError(f"video {video}: the feature files disagree about its split ({', '.join(sorted(found))})")
-    return found.pop() if found else None
+    splits = {reader.split(video) for reader in readers if video in reader.videos} - {None}
+    if len(splits) > 1:
+        raise UserError(f"video {video}: the feature files disagree about its split ({', '.join(sorted(splits))})")
+    return splits.pop() if splits else None

@@ -34,10 +34,7 @@ CHUNK_ROWS = 256
 
 @dataclass(frozen=True)
 class BackboneInfo:
-    """How the features of one backbone were made; two files agree when `identity` does.
-
-    `precision` is what was computed in (fp32, bf16, fp16); `dtype` is what is stored.
-    """
+    """How the features of one backbone were made; those of two files go together if `identity` is equal."""
 
     dim: int
     arch: str
@@ -46,29 +43,31 @@ class BackboneInfo:
     preprocessing: dict[str, Any]
     pooling: str
     dtype: str
+    """what is stored: float16 or float32"""
     created: str
     precision: str = "fp32"
+    """what was computed in: fp32, bf16 or fp16"""
 
     @property
     def identity(self) -> tuple:
-        """What must be equal for features to be exchangeable: all but file name, date and precision."""
+        """What is equal for features that can stand in for each other: all but file name, date and precision."""
         settings = json.dumps(self.preprocessing, sort_keys=True)
         return (self.dim, self.arch, self.weights_sha256, settings, self.pooling, self.dtype)
 
 
 @dataclass
 class VideoFeatures:
-    """One video: N frames with their features and, where known, labels.
-
-    `frames` int32 [N] rising, `valid` bool [N], `features` {backbone: float16 or float32 [N, D]},
-    `labels` float32 [N, 15] with NaN where there is no label, or None.
-    """
+    """One video: its frames with their features and, where known, labels."""
 
     name: str
     frames: np.ndarray
+    """int32 (frames,): frame numbers, rising"""
     valid: np.ndarray
+    """bool (frames,): false where the frame could not be read"""
     features: dict[str, np.ndarray] = field(default_factory=dict)
+    """by backbone: float16 or float32 (frames, dim)"""
     labels: np.ndarray | None = None
+    """float32 (frames, 15), NaN where there is no label"""
     split: str | None = None
     source: str = ""
     fps: float | None = None
@@ -76,7 +75,7 @@ class VideoFeatures:
 
 
 class FeatureReader:
-    """A feature file open for reading; every access checks shape and type and names what is wrong.
+    """A feature file open for reading; every access checks shape and type.
 
     Raises UserError if the file is missing, not HDF5, of another format or of a newer version.
     """
@@ -102,19 +101,19 @@ class FeatureReader:
         self._file.close()
 
     def frames(self, video: str) -> np.ndarray:
-        """int32 [N], rising."""
+        """Frame numbers int32 (frames,), rising."""
         frames = self._dataset(video, "frames")
         if frames.ndim != 1 or frames.dtype.kind not in "iu":
-            raise self._bad(video, "frames", f"is {frames.dtype} {frames.shape}, not int32 [N]")
+            raise self._bad(video, "frames", f"is {frames.dtype} {frames.shape}, not int32 (frames,)")
         frames = frames[:].astype(np.int32, copy=False)
         if np.any(np.diff(frames) <= 0):
             raise self._bad(video, "frames", "does not rise from row to row")
         return frames
 
     def valid(self, video: str) -> np.ndarray:
-        """bool [N]; false where the frame could not be read."""
+        """bool (frames,); false where the frame could not be read."""
         valid = self._dataset(video, "valid")[:].astype(bool)
-        self._check_rows(video, "valid", valid.shape, (self.rows(video),))
+        self._check_shape(video, "valid", valid.shape, (self.rows(video),))
         return valid
 
     def rows(self, video: str) -> int:
@@ -122,45 +121,45 @@ class FeatureReader:
         return self._dataset(video, "frames").shape[0]
 
     def has(self, video: str, backbone: str) -> bool:
-        """Whether the video's features of this backbone are in the file."""
+        """True if the file has the video's features of this backbone."""
         return f"videos/{video}/features/{backbone}" in self._file
 
     def features(self, video: str, backbone: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """float16 or float32 [stop - start, D]; raises UserError on NaN or infinity."""
+        """Features float16 or float32 (stop - start, dim); UserError on NaN or infinity."""
         out = self.feature_dataset(video, backbone)[start:stop]
         if not np.isfinite(out).all():
             raise self._bad(video, f"features/{backbone}", "holds NaN or infinity; extract this video again")
         return out
 
     def feature_dataset(self, video: str, backbone: str) -> h5py.Dataset:
-        """The checked, unread data set, for readers that stream."""
+        """The data set of the features, checked but not read yet, for reading in pieces."""
         if backbone not in self.backbones:
             known = ", ".join(self.backbones) or "none"
-            raise UserError(f"{self.path}: no backbone {backbone!r} (it holds: {known})")
+            raise UserError(f"{self.path}: no backbone {backbone!r} (there are: {known})")
         data = self._dataset(video, f"features/{backbone}")
         expected = (self.rows(video), self.backbones[backbone].dim)
-        self._check_rows(video, f"features/{backbone}", data.shape, expected)
+        self._check_shape(video, f"features/{backbone}", data.shape, expected)
         if data.dtype not in (np.float16, np.float32):
             raise self._bad(video, f"features/{backbone}", f"is {data.dtype}, not float16 or float32")
         return data
 
     def labels(self, video: str) -> np.ndarray | None:
-        """float32 [N, 15] with NaN where there is no label, or None if the video has none."""
+        """Labels float32 (frames, 15), NaN where there is none; None if the video has no labels at all."""
         if f"videos/{video}/labels" not in self._file:
             return None
         labels = self._dataset(video, "labels")[:].astype(np.float32, copy=False)
-        self._check_rows(video, "labels", labels.shape, (self.rows(video), len(LABEL_COLUMNS)))
+        self._check_shape(video, "labels", labels.shape, (self.rows(video), len(LABEL_COLUMNS)))
         return labels
 
     def split(self, video: str) -> str | None:
-        """train, val, test or None."""
+        """The video's split: train, val, test or None."""
         split = self._attributes(video).get("split")
         if split is not None and split not in SPLITS:
             raise UserError(f"{self.path}: video {video}: split is {split!r}, not one of {', '.join(SPLITS)}")
         return split
 
     def video(self, video: str, backbones: list[str] | None = None) -> VideoFeatures:
-        """A whole video in memory, with the named backbones (default: all it has)."""
+        """A whole video in memory, with the features of these backbones (default: all it has)."""
         names = [b for b in self.backbones if self.has(video, b)] if backbones is None else backbones
         attributes = self._attributes(video)
         return VideoFeatures(
@@ -176,7 +175,7 @@ class FeatureReader:
         )
 
     def copy_video(self, video: str, into: h5py.Group, backbones: list[str] | None = None) -> None:
-        """Copy a video's group as it is (no decoding); `backbones` restricts its features."""
+        """Copy a video's group as it is, without decoding, with the features of all or of the given backbones."""
         source = self._file["videos"][video]
         if backbones is None:
             source.file.copy(source, into, name=video)
@@ -192,9 +191,9 @@ class FeatureReader:
             source["features"].copy(name, features)
 
     def _check_format(self) -> None:
-        found = self._file.attrs.get("format")
-        if found != FORMAT:
-            raise UserError(f"{self.path}: not a feature file (format is {found!r}, expected {FORMAT!r})")
+        stored = self._file.attrs.get("format")
+        if stored != FORMAT:
+            raise UserError(f"{self.path}: not a feature file (format is {stored!r}, expected {FORMAT!r})")
         version = int(self._file.attrs.get("version", 0))
         if version != VERSION:
             raise UserError(f"{self.path}: feature file version {version}; this tool reads version {VERSION}")
@@ -220,9 +219,9 @@ class FeatureReader:
             raise self._bad(video, key, "is missing")
         return data
 
-    def _check_rows(self, video: str, key: str, found: tuple, expected: tuple) -> None:
-        if tuple(found) != tuple(expected):
-            raise self._bad(video, key, f"has shape {list(found)}, expected {list(expected)}")
+    def _check_shape(self, video: str, key: str, shape: tuple, expected: tuple) -> None:
+        if shape != expected:
+            raise self._bad(video, key, f"has shape {list(shape)}, expected {list(expected)}")
 
     def _bad(self, video: str, key: str, what: str) -> UserError:
         return UserError(f"{self.path}: video {video}: {key} {what}")
@@ -240,7 +239,7 @@ class FeatureWriter:
         self.videos_group = file.require_group("videos")
 
     def add_backbone(self, name: str, info: BackboneInfo) -> None:
-        """Describe a backbone; a second description under the same name must be the same."""
+        """Describe a backbone under a name that is not taken yet."""
         group = self.backbones_group.create_group(_checked_name(name))
         for key, value in asdict(info).items():
             group.attrs[key] = json.dumps(value, sort_keys=True) if key == "preprocessing" else value
@@ -268,7 +267,7 @@ class FeatureWriter:
 
     @staticmethod
     def create_features(group: h5py.Group, backbone: str, rows: int, dim: int, dtype) -> h5py.Dataset:
-        """An empty features data set [rows, dim] of a video's group."""
+        """An empty data set (rows, dim) for features in a video's group."""
         chunks = (max(1, min(rows, CHUNK_ROWS)), dim)
         return group["features"].create_dataset(_checked_name(backbone), (rows, dim), dtype, chunks=chunks)
 
@@ -288,7 +287,7 @@ class FeatureWriter:
 def atomic_feature_file(path: str | Path) -> Iterator[FeatureWriter]:
     """Build a feature file under a temporary name and rename it over `path` when it is complete.
 
-    On any error the temporary file is removed and `path` stays as it was.
+    On any error the temporary file is deleted and `path` stays as it was.
     """
     path = Path(path)
     with whole_hdf5(path) as file:

@@ -1,8 +1,8 @@
-"""Where the features of a corpus lie while they are used: on the device, in host memory, or in their files.
+"""Where the features of a corpus are while they are used: on the device, in host memory, or in their files.
 
-On the device they are a plain tensor. What does not fit there stays in pinned host memory, and what does
-not fit there either stays in the feature files; both are gathered window by window, by a thread that is
-a few batches ahead of the training loop (`gathered_ahead`).
+On the device they are a plain tensor. Features that do not fit there stay in pinned host memory, or, if
+they do not fit there either, in the feature files; both are gathered window by window, by a thread that
+is a few batches ahead of the training loop (`gathered_ahead`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CHUNK_ROWS = 8192
 
 @dataclass
 class Traffic:
-    """What has been gathered, and how long the gathering took."""
+    """How much has been gathered so far, and in how long."""
 
     rows: int = 0
     bytes: int = 0
@@ -48,9 +48,10 @@ class Traffic:
 
 @dataclass(frozen=True)
 class HostFeatures:
-    """Features (N, D) in host memory, for a device that has no room for them."""
+    """Features in host memory, for a device that has no room for them."""
 
     values: Tensor
+    """(frames, dim)"""
     traffic: Traffic = field(default_factory=Traffic)
 
     @property
@@ -62,35 +63,36 @@ class HostFeatures:
         return self.values.dtype
 
     def take(self, rows: Tensor) -> Tensor:
-        """(n, D) of (n,) rows, in host memory; pinned like the values, so that a copy need not wait."""
+        """Features (rows, dim) of rows (rows,), pinned if the values are, for copies that do not wait."""
         started = time.perf_counter()
-        found = torch.empty(len(rows), self.shape[1], dtype=self.values.dtype, pin_memory=self.values.is_pinned())
-        torch.index_select(self.values, 0, rows, out=found)
-        _count(self.traffic, found, started)
-        return found
+        gathered = torch.empty(len(rows), self.shape[1], dtype=self.values.dtype, pin_memory=self.values.is_pinned())
+        torch.index_select(self.values, 0, rows, out=gathered)
+        _count(self.traffic, gathered, started)
+        return gathered
 
 
 @dataclass(frozen=True)
 class StoredVideo:
-    """One video's features in their files.
-
-    parts: for each backbone its reader and columns; `rows`: for each of the video's frames its row in
-    each part's file, or None where frame k is row k; mean, scale (D,) are taken off and multiplied.
-    """
+    """One video's features in their files."""
 
     name: str
     parts: tuple[tuple[Reader, str, slice], ...]
+    """for each backbone its reader, its name and its columns"""
     rows: tuple[np.ndarray | None, ...]
+    """for each part the row in its file of each of the video's frames, or None where frame k is row k"""
     mean: np.ndarray | None = None
+    """(dim,): subtracted from the features"""
     scale: np.ndarray | None = None
+    """(dim,): what the difference is multiplied by"""
 
 
 @dataclass(frozen=True)
 class FileFeatures:
-    """Features (N, D) that stay in their files; a window is read as one slice per backbone."""
+    """Features that stay in their files; a window is read as one slice per backbone."""
 
     videos: tuple[StoredVideo, ...]
     offsets: np.ndarray
+    """(videos + 1,): where each video's rows start, and where the last one's end"""
     dim: int
     dtype: torch.dtype
     pinned: bool = False
@@ -101,35 +103,35 @@ class FileFeatures:
         return int(self.offsets[-1]), self.dim
 
     def take(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
-        """(n, D) of (n,) rows in host memory, into `out` if given; rows in a row are read together.
+        """Features (rows, dim) of rows (rows,) in host memory, in `out` if given; adjacent rows are read together.
 
         Raises UserError naming a video whose features hold NaN or infinity.
         """
         started = time.perf_counter()
         wanted = rows.numpy()
-        found = torch.empty(len(wanted), self.dim, dtype=self.dtype, pin_memory=self.pinned) if out is None else out
+        if out is None:
+            out = torch.empty(len(wanted), self.dim, dtype=self.dtype, pin_memory=self.pinned)
         video = np.searchsorted(self.offsets, wanted, side="right") - 1
         step = np.diff(wanted)
         breaks = np.flatnonzero((np.diff(video) != 0) | (step < 0) | (step > 1)) + 1
         for run in np.split(np.arange(len(wanted)), breaks) if len(wanted) else ():
             own = int(video[run[0]])
-            into = found.numpy()[run[0] : run[-1] + 1]
-            _read(self.videos[own], wanted[run] - self.offsets[own], into)
-        _count(self.traffic, found, started)
-        return found
+            _read(self.videos[own], wanted[run] - self.offsets[own], out.numpy()[run[0] : run[-1] + 1])
+        _count(self.traffic, out, started)
+        return out
 
 
 Features = Tensor | HostFeatures | FileFeatures
 
 
-def _count(traffic: Traffic, found: Tensor, started: float) -> None:
-    traffic.rows += len(found)
-    traffic.bytes += found.nbytes
+def _count(traffic: Traffic, gathered: Tensor, started: float) -> None:
+    traffic.rows += len(gathered)
+    traffic.bytes += gathered.nbytes
     traffic.seconds += time.perf_counter() - started
 
 
 def _read(video: StoredVideo, positions: np.ndarray, into: np.ndarray) -> None:
-    """Fill `into` (n, D) with the features of a video's frames at `positions` (n,)."""
+    """Fill `into` (rows, dim) with the features of a video's frames at `positions` (rows,)."""
     for (reader, backbone, columns), stored in zip(video.parts, video.rows, strict=True):
         rows = positions if stored is None else stored[positions]
         first, last = int(rows.min()), int(rows.max()) + 1
@@ -140,9 +142,10 @@ def _read(video: StoredVideo, positions: np.ndarray, into: np.ndarray) -> None:
 
 
 def moments(take: Callable[[Tensor], Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (D,) float64 of the given rows, read once in chunks.
+    """Mean and standard deviation (dim,) float64 of the given rows, read once in chunks.
 
-    Sums run over differences from the first chunk's mean, so that float32 is exact enough within a chunk.
+    The differences from the first chunk's mean are summed, so that float32 is exact enough within a chunk.
+    (scikit-learn's StandardScaler would copy every chunk off the device.)
     """
     count = max(len(rows), 1)
     pilot, total, square = None, 0.0, 0.0
@@ -157,9 +160,9 @@ def moments(take: Callable[[Tensor], Tensor], rows: Tensor) -> tuple[Tensor, Ten
 
 
 def standardised(take: Callable[[Tensor], Tensor], rows: Tensor, columns: list[slice]) -> tuple[Tensor, Tensor]:
-    """Mean and 1 / deviation (D,) float32 of the rows in the given columns; 0 and 1 in the others.
+    """Mean and 1 / standard deviation (dim,) float32 of the rows in the given columns; 0 and 1 in the others.
 
-    A column that does not vary is left unscaled.
+    A column that does not vary is not scaled.
     """
     mean, deviation = moments(take, rows)
     chosen = torch.zeros(len(mean), dtype=torch.bool, device=mean.device)
@@ -170,7 +173,7 @@ def standardised(take: Callable[[Tensor], Tensor], rows: Tensor, columns: list[s
 
 
 def standardised_videos(features: FileFeatures, columns: list[slice]) -> FileFeatures:
-    """The same features, in the given columns with mean 0 and deviation 1 within each video."""
+    """The same features, with mean 0 and standard deviation 1 within each video in the given columns."""
     videos = []
     for video, start, stop in zip(features.videos, features.offsets[:-1], features.offsets[1:], strict=True):
         mean, scale = standardised(features.take, torch.arange(int(start), int(stop)), columns)
@@ -181,7 +184,7 @@ def standardised_videos(features: FileFeatures, columns: list[slice]) -> FileFea
 def gathered_ahead(
     features: HostFeatures | FileFeatures, work: Iterable[tuple[Item, Tensor]], device: torch.device
 ) -> Iterator[tuple[Item, Tensor]]:
-    """Each item with the features (..., D) of its rows (...) on the device, gathered by a thread in advance."""
+    """Each item with the features (..., dim) of its rows (...) on the device, gathered by a thread in advance."""
     with ThreadPoolExecutor(1) as reader:
         ahead: deque = deque()
         for item, rows in work:
@@ -193,14 +196,14 @@ def gathered_ahead(
 
 
 def _arrived(item, shape, future, device: torch.device):
-    # A window's copy is short beside a step of training, so it shares the step's stream.
+    # Copying a window takes little time compared with a step of training, so it shares the step's stream.
     return item, future.result().to(device, non_blocking=True).view(*shape, -1)
 
 
 def settled_memory(asked: Memory, size: int, device: torch.device) -> Literal["device", "host", "file"]:
-    """Where `size` bytes of features go: as asked, else to the first of device, host and file with room.
+    """Where `size` bytes of features go: as asked, or for "auto" to the first of device, host and file with room.
 
-    On the CPU the device's memory is the host's. Raises UserError for an unknown word.
+    On the CPU the device's memory is the host's. Raises UserError for any other word.
     """
     if asked not in ("auto", "device", "host", "file"):
         raise UserError(f"memory {asked!r}: use auto, device, host or file")
@@ -214,5 +217,5 @@ def settled_memory(asked: Memory, size: int, device: torch.device) -> Literal["d
 
 
 def free_host_memory() -> int:
-    """Bytes that programs can still take without swapping."""
+    """Bytes of memory that programs can still take without swapping."""
     return psutil.virtual_memory().available

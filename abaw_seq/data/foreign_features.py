@@ -1,16 +1,17 @@
-"""Features that others extracted, read as if they were a feature file.
+"""Features that other programs extracted, read as if they were a feature file.
 
 | what | layout |
 | --- | --- |
-| HDF5 file (as of the ABAW4 winners) | `/<video>/feature` (N, D), optionally `/<video>/fn` (N,) |
-| folder | `<video>.npy` (N, D), optionally `<video>.frames.npy` (N,) |
+| HDF5 file, such as those of the ABAW4 winners | `/<video>/feature` (frames, dim), optionally `/<video>/fn` (frames,) |
+| folder | `<video>.npy` (frames, dim), optionally `<video>.frames.npy` (frames,) |
 
-The features are called as the file, without its suffix, or the folder; `NAME=PATH` names them.
+The features take the name of the file, without its suffix, or of the folder; `NAME=PATH` gives them
+another.
 
-`fn` and `.frames.npy` tell which frame a row is: whole numbers, or image names that end in one; rows
-are put in their order. Where they are absent, row k is frame k, counted from 1 -- unless annotations
-are at hand that have as many frames of that video as there are rows: then row k is their k-th frame,
-because published features hold a row for each annotated image.
+`fn` and `.frames.npy` hold the frame number of each row: whole numbers, or image names that end in one;
+the rows are sorted by them. Without them row k is frame k, counted from 1, unless annotations are given
+that have as many frames of that video as there are rows: then row k is the k-th annotated frame, because
+published features often have a row for each annotated image.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ _NUMBER = re.compile(r"(\d+)(?:\.\w+)?$")
 
 
 def open_features(path: Path, annotations: Annotations | None = None) -> FeatureReader | ForeignReader:
-    """Open a feature file, or features of another layout; `annotations` tell which frames rows without numbers are.
+    """Open a feature file, or features of another layout, for which `annotations` can give the frame numbers.
 
-    Says in one line where the frame numbers of another layout came from. Raises UserError for what
-    is neither, or not whole.
+    Logs in one line where the frame numbers of another layout come from. Raises UserError for any other
+    file, and for one that is truncated.
     """
     path = Path(path)
     name, place = "", path
@@ -54,7 +55,7 @@ def open_features(path: Path, annotations: Annotations | None = None) -> Feature
     elif _is_foreign_hdf5(place):
         reader = ForeignReader(place, name or place.stem, annotations)
     elif name:
-        raise UserError(f"{path}: {place} is no folder of .npy files and no HDF5 file with /<video>/feature to name")
+        raise UserError(f"{path}: {place} is neither a folder of .npy files nor an HDF5 file with /<video>/feature")
     else:
         return FeatureReader(path)
     sources = ", ".join(f"{source} ({count} videos)" for source, count in sorted(reader.numbering.items()))
@@ -63,35 +64,38 @@ def open_features(path: Path, annotations: Annotations | None = None) -> Feature
 
 
 def _is_foreign_hdf5(path: Path) -> bool:
-    """Whether this is an HDF5 file of videos with features that is not a feature file of this tool."""
+    """True for an HDF5 file of videos with features that is not a feature file of this tool."""
     if not path.is_file() or not h5py.is_hdf5(path):
         return False
     try:
         with h5py.File(path, "r", locking=False) as file:
             return file.attrs.get("format") != FORMAT and any(_dataset(file[key], FEATURE_KEYS) for key in file)
     except OSError:
-        return False  # truncated: the feature file's reader says so
+        return False  # truncated, as the feature file's reader will report
 
 
 def _dataset(group: h5py.Group | h5py.Dataset, keys: tuple[str, ...]) -> h5py.Dataset | None:
-    found = (group.get(key) for key in keys) if isinstance(group, h5py.Group) else ()
-    return next((data for data in found if isinstance(data, h5py.Dataset)), None)
+    entries = (group.get(key) for key in keys) if isinstance(group, h5py.Group) else ()
+    return next((entry for entry in entries if isinstance(entry, h5py.Dataset)), None)
 
 
 @dataclass(frozen=True)
 class _Video:
-    """One video: `values()` opens its (N, D) array, `frames` int32 [n] rising, `order` their rows."""
+    """One video."""
 
     values: Callable[[], np.ndarray | h5py.Dataset]
+    """opens the stored array (rows, dim)"""
     frames: np.ndarray
+    """int32 (frames,): frame numbers, rising"""
     order: np.ndarray
+    """(frames,): the row of each frame"""
 
 
 class ForeignReader:
-    """Features of another layout, with the methods of `FeatureReader` that reading needs.
+    """Features of another layout, with those methods of `FeatureReader` that reading needs.
 
-    They come as one backbone called `name`, of unknown weights; there are no labels and no splits.
-    `numbering` counts where the videos' frame numbers are from.
+    They are those of one backbone called `name`, of unknown weights; there are no labels and no splits.
+    `numbering` counts by source from where the videos' frame numbers are.
     """
 
     def __init__(self, path: Path, name: str, annotations: Annotations | None = None):
@@ -131,11 +135,11 @@ class ForeignReader:
             self._file.close()
 
     def frames(self, video: str) -> np.ndarray:
-        """int32 [N], rising."""
+        """Frame numbers int32 (frames,), rising."""
         return self._videos[video].frames
 
     def valid(self, video: str) -> np.ndarray:
-        """bool [N], all true."""
+        """bool (frames,), all true."""
         return np.ones(self.rows(video), bool)
 
     def rows(self, video: str) -> int:
@@ -143,15 +147,15 @@ class ForeignReader:
         return len(self._videos[video].frames)
 
     def has(self, video: str, backbone: str) -> bool:
-        """Whether these are the video's features of this name."""
+        """True if these are the features of this backbone and have this video."""
         return backbone == self.name and video in self._videos
 
     def features(self, video: str, backbone: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """float16 or float32 [stop - start, D]; raises UserError on NaN or infinity."""
+        """Features float16 or float32 (stop - start, dim); UserError on NaN or infinity."""
         one = self._videos[video]
         rows = one.order[start:stop]
         first, last = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 0)
-        with np.errstate(over="ignore"):  # what does not fit is infinite, and named below
+        with np.errstate(over="ignore"):  # a number too large for the dtype becomes infinite, and is reported below
             values = np.asarray(one.values()[first:last]).astype(self.backbones[backbone].dtype, copy=False)
         values = values[rows - first]
         if not np.isfinite(values).all():
@@ -159,10 +163,10 @@ class ForeignReader:
         return values
 
     def labels(self, video: str) -> None:
-        """None: such files hold no labels."""
+        """None: such files have no labels."""
 
     def split(self, video: str) -> None:
-        """None: such files tell no split."""
+        """None: such files have no splits."""
 
     def video(self, video: str) -> VideoFeatures:
         """A whole video in memory, ready to be written into a feature file."""
@@ -170,37 +174,37 @@ class ForeignReader:
         return VideoFeatures(video, self.frames(video), self.valid(video), values, source=str(self.path))
 
     def _hdf5_arrays(self) -> dict[str, tuple[Callable, np.ndarray | None]]:
-        found = {}
+        arrays = {}
         for video, group in self._file.items():
             if (values := _dataset(group, FEATURE_KEYS)) is None:
                 raise UserError(f"{self.path}: video {video}: holds no {FEATURE_KEYS[0]}")
             numbers = _dataset(group, NUMBER_KEYS)
-            found[video] = (lambda values=values: values), None if numbers is None else numbers[:]
-        return found
+            arrays[video] = (lambda values=values: values), None if numbers is None else numbers[:]
+        return arrays
 
     def _npy_arrays(self) -> dict[str, tuple[Callable, np.ndarray | None]]:
-        arrays = {file.stem: file for file in sorted(self.path.glob("*.npy"))}
-        found = {}
-        for video, file in arrays.items():
-            if video.endswith(NUMBERS_SUFFIX) and video.removesuffix(NUMBERS_SUFFIX) in arrays:
+        files = {file.stem: file for file in sorted(self.path.glob("*.npy"))}
+        arrays = {}
+        for video, file in files.items():
+            if video.endswith(NUMBERS_SUFFIX) and video.removesuffix(NUMBERS_SUFFIX) in files:
                 continue
-            numbers = arrays.get(video + NUMBERS_SUFFIX)
-            found[video] = (lambda file=file: _load(file)), None if numbers is None else _load(numbers)
-        if not found:
+            numbers = files.get(video + NUMBERS_SUFFIX)
+            arrays[video] = (lambda file=file: _load(file)), None if numbers is None else _load(numbers)
+        if not arrays:
             raise UserError(f"{self.path}: holds no features, <video>.npy expected; or name a feature file")
-        return found
+        return arrays
 
     def _kind(self, video: str, values: Callable) -> tuple[tuple[int, int], np.dtype]:
         array = values()
         if array.ndim != 2 or not all(array.shape) or array.dtype.kind not in "fiu":
-            shape = f"{array.dtype} {list(array.shape)}"
-            raise UserError(f"{self.path}: video {video}: features are {shape}, numbers [frames, width] expected")
+            shape = f"{array.dtype} {array.shape}"
+            raise UserError(f"{self.path}: video {video}: features are {shape}, not numbers (frames, dim)")
         return array.shape, array.dtype
 
     def _numbered(
         self, video: str, rows: int, numbers: np.ndarray | None, listed: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(frame numbers int32 [n] rising, their rows)."""
+        """(frame numbers int32 (frames,), rising; the row of each (frames,))."""
         if numbers is None and listed is not None and len(listed) == rows:
             self.numbering["as annotated, row by row"] += 1
             return listed, np.arange(rows)
@@ -208,11 +212,11 @@ class ForeignReader:
             other = listed is not None and len(listed)
             self.numbering["counted from 1" + ", although other frames are annotated" * bool(other)] += 1
             return np.arange(1, rows + 1, dtype=np.int32), np.arange(rows)
-        found = _whole_numbers(numbers)
-        if found is None or len(found) != rows:
+        whole = _whole_numbers(numbers)
+        if whole is None or len(whole) != rows:
             raise UserError(f"{self.path}: video {video}: its frame numbers are not one whole number for each row")
-        frames, order = np.unique(found, return_index=True)
-        self.numbering["stored" + ", of a frame twice the first row" * (len(frames) < rows)] += 1
+        frames, order = np.unique(whole, return_index=True)
+        self.numbering["stored" + ", of a frame that comes twice the first row" * (len(frames) < rows)] += 1
         return frames.astype(np.int32), order
 
 
@@ -220,15 +224,15 @@ def _load(file: Path) -> np.ndarray:
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{file}: not a plain .npy array, or a truncated one ({error})") from None
+        raise UserError(f"{file}: not a plain .npy array, or truncated ({error})") from None
 
 
 def _whole_numbers(numbers: np.ndarray) -> np.ndarray | None:
-    """int64 (N,) of numbers or image names (`426/00012.jpg`); None where one is no frame number."""
+    """Frame numbers int64 (rows,) from numbers or image names (`426/00012.jpg`); None if one is not a frame number."""
     numbers = np.asarray(numbers).reshape(-1)
     if numbers.dtype.kind not in "fiu":
         texts = [text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text) for text in numbers]
-        found = [_NUMBER.search(text.strip()) for text in texts]
-        numbers = np.array([int(one[1]) if one else -1 for one in found])
+        matches = [_NUMBER.search(text.strip()) for text in texts]
+        numbers = np.array([int(match[1]) if match else -1 for match in matches])
     whole = np.isfinite(numbers) & (numbers == np.floor(numbers)) & (numbers >= 0) & (numbers < 2**31)
     return numbers.astype(np.int64) if whole.all() else None

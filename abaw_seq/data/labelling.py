@@ -18,15 +18,15 @@ ALIGNMENT_HEADER = [
 
 
 def label_feature_file(path: Path, annotations: Annotations, output: Path) -> tuple[list[str], list[list[str]]]:
-    """Write `output` with the labels and splits of `annotations`; it may replace a feature file `path`.
+    """Write `output`, which may be `path`: its features with the labels and splits of `annotations`.
 
-    Features of another layout are converted, to another place. A video that the annotations do not
-    name keeps the labels it has. Returns header and rows of what was aligned, as `alignment_rows`.
+    Features of another layout become a feature file, which needs another name. A video that the
+    annotations do not have keeps its labels. Returns the header and rows of `alignment_rows`.
     """
     with open_features(path, annotations) as reader:
         foreign = isinstance(reader, ForeignReader)
         if foreign and output.resolve() in (path.resolve(), reader.path.resolve()):
-            raise UserError(f"{reader.path}: not a feature file yet; name the one to write with -o")
+            raise UserError(f"{reader.path}: not a feature file; name another output for the one that is made of it")
         return ALIGNMENT_HEADER, _write_labelled(reader, annotations, output, foreign=foreign)
 
 
@@ -47,7 +47,7 @@ def _write_labelled(reader, annotations: Annotations, output: Path, *, foreign: 
 
 
 def alignment_rows(held: dict[str, np.ndarray], annotations: Annotations) -> list[list[str]]:
-    """One row per split: how labelled frames and frames with features meet.
+    """One row per split under `ALIGNMENT_HEADER`: how many frames have features, labels or both.
 
     held: {video: its frame numbers in the feature file}.
     """

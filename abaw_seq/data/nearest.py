@@ -10,7 +10,7 @@ from abaw_seq.tasks import TASKS
 
 
 def nearest_rows(frames: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """For each wanted frame number (M,) the row of the nearest of the rising `frames` (N >= 1,).
+    """For each wanted frame number (wanted,) the row of the nearest of `frames` (frames,), rising, at least one.
 
     Of two that are equally near the earlier one is taken.
     """
@@ -26,11 +26,11 @@ def fill_nearest_labels(
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Fill missing labels of one video from its nearest labelled frame.
 
-    `frames` int (N,) rising; `labels` float32 (N, 15), NaN where there is none; `max_distance` in
-    frame numbers, one for all tasks or one for each task that is to be filled. Each column is
-    filled by itself; a label that is there stays.
+    `frames` int (frames,), rising; `labels` float32 (frames, 15), NaN where there is none;
+    `max_distance` in frame numbers, one for all tasks or one for each task that is to be filled. Each
+    column is filled by itself, and existing labels stay.
 
-    Returns new labels (N, 15), and for each task how many frames were given a label.
+    Returns new labels (frames, 15), and for each task how many frames received a label.
 
     >>> labels = np.full((3, 15), np.nan, np.float32)
     >>> labels[0, 2] = 4

@@ -1,7 +1,7 @@
-"""Cutting videos into windows and putting windows back together: pure functions on numbers.
+"""Cutting videos into windows: pure functions on numbers.
 
-A window is a row (video, start, length): `length` consecutive frames of a video from `start`
-(positions in the stored sequence, from 0).
+A window is a row (video, start, length): `length` consecutive frames of a video from `start`, both
+counted in stored frames from 0.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import numpy as np
 
 
 def covering_windows(frames: int, length: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """(W, 2) start and length of the fewest windows that cover a video.
+    """Start and length (windows, 2) of the fewest windows that cover a video.
 
-    All have `length` frames (fewer only if the video has fewer); the overlap that is left over is
-    spread evenly, or at random over the gaps when `rng` is given, so that epochs cut differently.
+    All have `length` frames, or all of the video's if it has fewer. Their overlap is spread evenly, or
+    at random with `rng`, so that each epoch cuts differently.
     """
     if frames <= 0 or length <= 0:
         raise ValueError(f"frames and length must be positive, not {frames} and {length}")
@@ -33,7 +33,7 @@ def covering_windows(frames: int, length: int, rng: np.random.Generator | None =
 
 
 def overlapping_windows(frames: int, length: int, step: int) -> np.ndarray:
-    """(W, 2) start and length of windows every `step` frames; the last one ends with the video."""
+    """Start and length (windows, 2) of windows every `step` frames; the last one ends with the video."""
     if not 0 < step <= length:
         raise ValueError(f"step must be between 1 and the window length {length}, not {step}")
     if frames <= length:
@@ -43,13 +43,13 @@ def overlapping_windows(frames: int, length: int, step: int) -> np.ndarray:
 
 
 def centre_weights(length: int) -> np.ndarray:
-    """(length,) positive weights that fall linearly from the middle of a window to its ends."""
+    """Positive weights (length,) that fall linearly from the middle of a window to its ends."""
     position = np.arange(length)
     return np.minimum(position + 1, length - position).astype(np.float64)
 
 
 def batches_of_windows(lengths: list[int], length: int, batch: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Shuffled batches (B, 3) of windows covering every video; within a batch all are equally long."""
+    """Shuffled batches (batch, 3) of windows that cover every video; those of a batch are equally long."""
     windows = _with_video([covering_windows(n, length, rng) for n in lengths])
     windows = rng.permutation(windows)
     groups = [windows[windows[:, 2] == n] for n in np.unique(windows[:, 2])]
@@ -59,7 +59,7 @@ def batches_of_windows(lengths: list[int], length: int, batch: int, rng: np.rand
 
 
 def batches_of_overlapping(lengths: list[int], length: int, step: int, batch: int) -> Iterator[np.ndarray]:
-    """Batches (B, 3) of equally long windows for prediction, in order."""
+    """Batches (batch, 3) of equally long windows for prediction, in order."""
     windows = _with_video([overlapping_windows(n, length, step) for n in lengths])
     for size in np.unique(windows[:, 2]):
         group = windows[windows[:, 2] == size]
@@ -68,21 +68,20 @@ def batches_of_overlapping(lengths: list[int], length: int, step: int, batch: in
 
 
 def _with_video(windows: list[np.ndarray]) -> np.ndarray:
-    """(W, 3): each video's (start, length) rows with the video's index in front."""
+    """Windows (windows, 3): each video's rows (start, length) with the video's index in front."""
     return np.concatenate([np.insert(rows, 0, video, axis=1) for video, rows in enumerate(windows)])
 
 
 @dataclass(frozen=True)
 class LaneStep:
-    """One step of videos that advance side by side, segment by segment.
-
-    `lane` (B,) which lanes are alive, `window` (B, 3) their segments, `fresh` (B,) true where a
-    lane starts a new video. `window[:, 2]` is below the segment length only at a video's end.
-    """
+    """One step of videos that advance side by side, each in a lane, segment by segment."""
 
     lane: np.ndarray
+    """(batch,): the lanes that still have a video"""
     window: np.ndarray
+    """(batch, 3): their segments, shorter than the others only at the end of a video"""
     fresh: np.ndarray
+    """(batch,): true where a lane starts a new video"""
 
 
 def lane_steps(
@@ -90,8 +89,8 @@ def lane_steps(
 ) -> Iterator[LaneStep]:
     """Segments of all videos, in order within each video, `lanes` videos at a time.
 
-    A lane whose video has ended takes the next one at once, so that no lane waits for the longest
-    video. Long videos start first among the shuffled rest only as far as needed to end together.
+    A lane whose video has ended takes the next one at once. Longer videos start earlier, so that the
+    lanes end at nearly the same time.
     """
     waiting = _lane_order(lengths, rng)
     position = {lane: [waiting.pop(0), 0] for lane in range(min(lanes, len(waiting)))}
@@ -109,10 +108,7 @@ def lane_steps(
 
 
 def _lane_order(lengths: list[int], rng: np.random.Generator | None) -> list[int]:
-    """Longest videos first: the greedy order that lets the lanes run dry at nearly the same time.
-
-    With `rng`, videos within a factor of two in length change places from epoch to epoch.
-    """
+    """Longest videos first; with `rng`, videos within a factor of two in length change places in each epoch."""
     lengths = np.asarray(lengths, float)
     jitter = 1.0 if rng is None else rng.uniform(0.7, 1.4, len(lengths))
     return list(np.argsort(-lengths * jitter, kind="stable"))

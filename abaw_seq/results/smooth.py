@@ -1,4 +1,8 @@
-"""Smoothing predictions along a video's own clock: its frame numbers, which may have gaps."""
+"""Smoothing predictions over time, measured in frame numbers, which may have gaps.
+
+The filters of scipy.ndimage know no gaps: here missing frames get no weight, which takes two
+convolutions of numpy's, one of the values and one of the frames that are there.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ class Smoothing:
 
 
 def distance_weights(smoothing: Smoothing) -> np.ndarray:
-    """(window,) positive weights for the distances -reach .. reach; 1 at distance 0.
+    """Positive weights (window,) for the distances -reach to reach; 1 at distance 0.
 
     >>> distance_weights(Smoothing("moving", 3))
     array([1., 1., 1.])
@@ -48,28 +52,28 @@ def distance_weights(smoothing: Smoothing) -> np.ndarray:
 def smooth(
     values: np.ndarray, frames: np.ndarray, smoothing: Smoothing, *, videos: np.ndarray | None = None
 ) -> np.ndarray:
-    """Smooth `values` (N, ...) over the distance between their frame numbers (N,).
+    """Smooth `values` (frames, ...) over the distance between their frame numbers (frames,).
 
-    `videos` (N,) tells which video each row belongs to, the rows of one video in a block (default:
-    all one video); nothing is mixed between videos. Frames that do not exist have no weight, so that
-    the weights of those that do sum to one. Raises ValueError if the frame numbers do not rise
-    within each video. Returns an array of the same shape and type.
+    `videos` (frames,) gives the video of each row, the rows of one video in a block (default: all of
+    one video); videos are never mixed. The weights of the frames that exist sum to one. Raises
+    ValueError if the frame numbers do not rise within each video. Returns an array of the same shape
+    and type.
     """
     values = np.asarray(values)
-    clock = _clock(np.asarray(frames), videos, smoothing.reach)
+    places = _places(np.asarray(frames), videos, smoothing.reach)
     if smoothing.window == 1 or not len(values):
         return values.copy()
     weights = distance_weights(smoothing)
-    total = _around(np.ones(len(clock)), clock, weights)
+    total = _around(np.ones(len(places)), places, weights)
     columns = values.reshape(len(values), -1).astype(np.float64)
-    means = [_around(column, clock, weights) / total for column in columns.T]
+    means = [_around(column, places, weights) / total for column in columns.T]
     return np.stack(means, 1).reshape(values.shape).astype(values.dtype)
 
 
-def _clock(frames: np.ndarray, videos: np.ndarray | None, reach: int) -> np.ndarray:
-    """(N,) places on one line, as far apart as the frame numbers, or just out of each other's reach.
+def _places(frames: np.ndarray, videos: np.ndarray | None, reach: int) -> np.ndarray:
+    """Places (frames,) on one line, as far apart as the frame numbers, or just out of each other's reach.
 
-    Gaps beyond the reach are closed to it, so that the line stays short whatever the numbers are.
+    Longer gaps are shortened to that, so that the line stays short whatever the frame numbers are.
     """
     step = np.diff(frames.astype(np.int64))
     other = np.zeros(len(step), bool) if videos is None else np.asarray(videos)[1:] != np.asarray(videos)[:-1]
@@ -79,8 +83,8 @@ def _clock(frames: np.ndarray, videos: np.ndarray | None, reach: int) -> np.ndar
     return np.concatenate([[0], np.cumsum(step)])[: len(frames)]
 
 
-def _around(column: np.ndarray, clock: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted sum of `column` (N,) around each place of the clock."""
-    line = np.zeros(clock[-1] + 1)
-    line[clock] = column
-    return np.convolve(line, weights)[clock + len(weights) // 2]
+def _around(column: np.ndarray, places: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted sum of `column` (frames,) around each place on the line."""
+    line = np.zeros(places[-1] + 1)
+    line[places] = column
+    return np.convolve(line, weights)[places + len(weights) // 2]

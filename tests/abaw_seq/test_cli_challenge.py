@@ -106,7 +106,7 @@ def test_features_that_people_bring_are_trained_labelled_and_predicted(toy_feats
     assert "frame numbers as annotated, row by row (9 videos)" in said
     assert "labels: split val, videos 3, frames with features 210, of them labelled 210" in said
     assert run("label", "--feats", f"toy={foreign}", "--annotations", official) == 2
-    assert "name the one to write with -o" in capsys.readouterr().err
+    assert "name another output" in capsys.readouterr().err
     ours = tmp_path / "ours.h5"
     assert run("label", "--feats", f"toy={foreign}", "--annotations", official, "-o", ours) == 0
     said = capsys.readouterr().out

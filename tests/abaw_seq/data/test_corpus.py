@@ -64,7 +64,7 @@ def test_a_video_without_one_of_the_backbones_is_named(tmp_path):
 def test_no_common_frame_and_disagreeing_splits_are_named(tmp_path):
     a = write(tmp_path / "a.h5", "mae", 2, {"v": ([1, 2], None, None, "train")})
     b = write(tmp_path / "b.h5", "ires", 3, {"v": ([3, 4], None, None, "train")})
-    with pytest.raises(UserError, match="video v: the feature files share no frame"):
+    with pytest.raises(UserError, match="video v: the feature files have no frame of it in common"):
         load_corpus([a, b])
     c = write(tmp_path / "c.h5", "ires", 3, {"v": ([1, 2], None, None, "val")})
     with pytest.raises(UserError, match="video v: .* disagree about its split"):
@@ -94,8 +94,8 @@ def test_labels_behind_a_windows_end_are_hidden(tmp_path):
     path = write(tmp_path / "a.h5", "mae", 1, {"v": ([1, 2, 3], None, labels, None)})
     corpus = load_corpus([path])
     rows = corpus.window_rows(np.array([[0, 0, 2], [0, 0, 3]]), [0])
-    found = corpus.gather_labels(rows, torch.tensor([2, 3]))[..., 0]
-    assert torch.isnan(found).tolist() == [[False, False, True], [False, False, False]]
+    labels = corpus.gather_labels(rows, torch.tensor([2, 3]))[..., 0]
+    assert torch.isnan(labels).tolist() == [[False, False, True], [False, False, False]]
 
 
 def test_annotations_replace_labels_and_splits_by_frame_number(tmp_path):
@@ -136,10 +136,10 @@ def test_video_labels_are_what_annotation_files_would_give(tmp_path):
     labels = np.full((2, 15), 0.25, np.float32)
     path = write(tmp_path / "a.h5", "mae", 1, {"v": ([5, 9], None, labels, "val"), "w": ([1], None, None, None)})
     corpus = load_corpus([path])
-    found = corpus.video_labels()
-    assert list(found) == ["v", "w"] and found["v"].split == "val" and found["w"].split is None
-    assert found["v"].frames.tolist() == [5, 9] and np.isnan(found["w"].labels).all()
-    np.testing.assert_array_equal(found["v"].labels, labels)
+    videos = corpus.video_labels()
+    assert list(videos) == ["v", "w"] and videos["v"].split == "val" and videos["w"].split is None
+    assert videos["v"].frames.tolist() == [5, 9] and np.isnan(videos["w"].labels).all()
+    np.testing.assert_array_equal(videos["v"].labels, labels)
 
 
 def test_videos_of_the_training_split_and_labelled_ones_without_a_split_train(tmp_path):

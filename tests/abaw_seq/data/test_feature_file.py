@@ -59,12 +59,12 @@ def test_what_is_written_is_read(tmp_path):
     path, video = tmp_path / "f.h5", make_video()
     write(path, video)
     with FeatureReader(path) as reader:
-        found = reader.video(video.name)
+        read = reader.video(video.name)
         assert reader.backbones == {"toy": INFO}
-    np.testing.assert_array_equal(found.frames, video.frames)
-    np.testing.assert_array_equal(found.features["toy"], video.features["toy"])
-    np.testing.assert_array_equal(found.labels, video.labels)
-    assert (found.split, found.source, found.fps, found.frame_count) == ("train", "here", None, None)
+    np.testing.assert_array_equal(read.frames, video.frames)
+    np.testing.assert_array_equal(read.features["toy"], video.features["toy"])
+    np.testing.assert_array_equal(read.labels, video.labels)
+    assert (read.split, read.source, read.fps, read.frame_count) == ("train", "here", None, None)
 
 
 def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -61,9 +61,9 @@ def test_windows_read_from_the_files_are_those_in_memory(joined):
 def test_what_is_gathered_ahead_comes_in_order_and_is_counted(joined):
     here, there = load_corpus(joined), load_corpus(joined, memory="file")
     work = [(k, torch.arange(k, k + 4).view(2, 2)) for k in range(20)]
-    found = list(there.gathered(iter(work)))
-    assert [k for k, _ in found] == list(range(20))
-    for k, features in found:
+    gathered = list(there.gathered(iter(work)))
+    assert [k for k, _ in gathered] == list(range(20))
+    for k, features in gathered:
         assert torch.equal(features, here.features[k : k + 4].view(2, 2, -1))
     assert there.features.traffic.rows == 80 and there.features.traffic.bytes == 80 * 8 * 4
     assert "frames/s" in there.gather_rate() and here.gather_rate() is None

@@ -64,7 +64,9 @@ def test_a_folder_of_arrays_is_read_and_its_rows_put_in_the_order_of_their_frame
         np.testing.assert_array_equal(reader.features("v", "clip"), values(4)[[3, 1, 0]])
         assert reader.features("w", "clip").dtype == np.float32
     said = capsys.readouterr().err
-    assert "stored, of a frame twice the first row (1 videos)" in said and "counted from 1 (1 videos)" in said
+    assert (
+        "stored, of a frame that comes twice the first row (1 videos)" in said and "counted from 1 (1 videos)" in said
+    )
 
 
 def test_float16_stays_and_another_name_can_be_given(tmp_path):
@@ -107,7 +109,7 @@ def test_they_are_converted_to_a_labelled_feature_file(tmp_path):
         assert reader.labels("x") is None
     assert rows[0][:4] == ["train", "1", "3", "3"]
     before = path.read_bytes()
-    with pytest.raises(UserError, match="name the one to write with -o"):
+    with pytest.raises(UserError, match="name another output"):
         label_feature_file(path, annotated(v=[10]), path)
     assert path.read_bytes() == before
 
@@ -115,7 +117,7 @@ def test_they_are_converted_to_a_labelled_feature_file(tmp_path):
 REFUSED = {
     "holds no features": lambda t: npy(t / "d"),
     "not a plain .npy array": lambda t: npy(t / "d", v=np.array([{}], object)),
-    r"video v: features are float32 \[4\]": lambda t: npy(t / "d", v=np.zeros(4, "float32")),
+    r"video v: features are float32 \(4,\)": lambda t: npy(t / "d", v=np.zeros(4, "float32")),
     r"video v: features are <U1": lambda t: npy(t / "d", v=np.array([["a"]])),
     "differ in width": lambda t: npy(t / "d", v=values(2), w=values(2, dim=4)),
     "video v: its frame numbers": lambda t: abaw4(t / "a.h5", {"v": (values(2), np.array([1, 2, 3]))}),
@@ -123,7 +125,7 @@ REFUSED = {
     "video x: its frame numbers": lambda t: abaw4(t / "a.h5", {"x": (values(2), np.array([b"1.jpg", b"face"]))}),
     "video w: holds no feature": lambda t: _with_stray_group(t),
     "no such feature file": lambda t: t / "none.h5",
-    "to name": lambda t: f"mae={t / 'none'}",
+    "neither a folder of .npy files nor an HDF5 file": lambda t: f"mae={t / 'none'}",
 }
 
 

@@ -25,9 +25,9 @@ def test_labels_are_aligned_by_frame_number_and_counted(toy_feats, tmp_path):
     header, rows = label_feature_file(toy_feats, known, out)
     with FeatureReader(out) as reader:
         assert reader.split("train0") == "val"
-        found = reader.labels("train0")
-        np.testing.assert_array_equal(found[:10], np.full((10, 15), 0.5))
-        assert np.isnan(found[10:]).all()
+        labels = reader.labels("train0")
+        np.testing.assert_array_equal(labels[:10], np.full((10, 15), 0.5))
+        assert np.isnan(labels[10:]).all()
         untouched = reader.video("train1")
         np.testing.assert_array_equal(untouched.labels, before.labels)
         np.testing.assert_array_equal(untouched.features["toy"], before.features["toy"])

@@ -79,9 +79,9 @@ def test_videos_are_never_mixed(gaps, others, smoothing):
 def test_probabilities_stay_probabilities(gaps, smoothing):
     frames = frames_of(gaps)
     values = np.random.default_rng(2).dirichlet(np.ones(8), len(frames)).astype(np.float32)
-    found = smooth(values, frames, smoothing)
-    assert found.dtype == np.float32 and found.min() >= 0
-    np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
+    smoothed = smooth(values, frames, smoothing)
+    assert smoothed.dtype == np.float32 and found.min() >= 0
+    np.testing.assert_allclose(smoothed.sum(1), 1, atol=1e-6)
 
 
 def test_a_gap_counts_as_time_and_not_as_neighbourhood():
