@@ -56,6 +56,8 @@ class Annotations:
     videos: dict[str, VideoLabels]
     counts: Counter[str] = field(default_factory=Counter)
     """how often something was joined, skipped or left out in reading, by what it was"""
+    sources: tuple[str, ...] = ()
+    """The files and folders that were read."""
 
     def for_frames(self, video: str, frames: np.ndarray) -> np.ndarray:
         """Labels float32 (frames, 15) of these frame numbers, NaN where there is none."""
@@ -125,7 +127,7 @@ def read_annotations(*paths: str | os.PathLike[str]) -> Annotations:
         where = ", ".join(str(path) for path in paths) or "nothing"
         raise UserError(f"no annotations in {where}: give a multi-task file, or a folder of VA, EXPR or AU files")
     videos = {video: VideoLabels(*join_parts(parts, reading.counts)) for video, parts in sorted(reading.parts.items())}
-    return Annotations(videos, +reading.counts)
+    return Annotations(videos, +reading.counts, tuple(map(str, paths)))
 
 
 def _files(paths: Iterable[str | os.PathLike[str]]) -> Iterable[tuple[Path, Path, bool]]:

@@ -62,6 +62,8 @@ class Corpus:
     """how each backbone's features were made"""
     sources: tuple[str, ...] = ()
     """the feature files"""
+    label_sources: tuple[str, ...] | None = None
+    """The annotations that labels and splits are from; None where they are those of the feature files."""
 
     @property
     def lengths(self) -> list[int]:
@@ -102,7 +104,8 @@ class Corpus:
         labels = [annotations.for_frames(name, self.frames[a:b]) for name, a, b in spans]
         known = [annotations.videos.get(name) for name in self.names]
         splits = tuple(video.split if video is not None else None for video in known)
-        return replace(self, labels=torch.from_numpy(np.concatenate(labels)).to(self.device), splits=splits)
+        labels = torch.from_numpy(np.concatenate(labels)).to(self.device)
+        return replace(self, labels=labels, splits=splits, label_sources=annotations.sources)
 
     def with_nearest_labels(self, videos: list[int], max_distance: dict[str, int]) -> tuple[Corpus, dict[str, int]]:
         """The same corpus with missing labels of these videos filled from the nearest labelled frame.
@@ -123,10 +126,11 @@ class Corpus:
         return {name: VideoLabels(self.frames[a:b], labels[a:b], split) for name, a, b, split in spans}
 
     def described(self) -> dict[str, Any]:
-        """Feature files and backbones, as `provenance.json` records them."""
+        """Feature files, backbones and where the labels are from, as `provenance.json` records them."""
         keys = ("dim", "arch", "weights", "weights_sha256")
         backbones = {name: {key: getattr(info, key) for key in keys} for name, info in self.backbone_info.items()}
-        return {"features": list(self.sources), "backbones": backbones}
+        labels = "features" if self.label_sources is None else list(self.label_sources)
+        return {"features": list(self.sources), "backbones": backbones, "labels": labels}
 
     def training_videos(self) -> list[int]:
         """Indices of the videos that train: those of the training split, and labelled ones without a split."""
