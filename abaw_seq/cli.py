@@ -172,8 +172,8 @@ def predict(run, feats, out, raw, checkpoint, device) -> None:
     from abaw_seq.data.prediction_file import write_groups
     from abaw_seq.engine.device import find_device
     from abaw_seq.files import check_output
-    from abaw_seq.results.joined_runs import predict_run
     from abaw_seq.results.postprocess import postprocessed
+    from abaw_seq.results.predict import predict_run
 
     stem = out.with_suffix("") if out.suffix in (".csv", ".h5") else out
     for suffix in (".csv", ".h5"):
@@ -220,7 +220,7 @@ def ensemble(runs, run, method, weights_of, recipe, feats, overrides, jobs, devi
     such as abaw4/ensemble, are trained first, each with several seeds.
     """
     from abaw_seq.engine.device import find_device
-    from abaw_seq.results.joined_runs import join_runs
+    from abaw_seq.results.ensemble import join_runs
     from abaw_seq.results.tables import all_scores, comparison
 
     if recipe is not None:

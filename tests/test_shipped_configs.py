@@ -16,8 +16,8 @@ from abaw_seq import config as configs
 from abaw_seq.config.page import meanings, page
 from abaw_seq.experiments.recipe import Recipe, load_recipe
 from abaw_seq.learn.settings import TrainConfig
-from abaw_seq.results.ensemble import Ensemble
 from abaw_seq.results.postprocess import Postprocess
+from abaw_seq.results.weights import Ensemble
 
 ROOT = Path(__file__).parents[1]
 # What differs from the defaults, by full key, from before configs could build on each other; backbones in full.

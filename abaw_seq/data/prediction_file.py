@@ -2,16 +2,17 @@
 
 /                  attrs: format = "abaw-predictions", version = 1, tool
 /videos/<video>    attrs: split (optional)
-    frames int32 [N], valence [N], arousal [N], expression [N, 8], au [N, 12] (tasks optional),
-    labels float32 [N, 15] (optional): the ground truth known when the file was made
+    frames int32 [N], valence [N], arousal [N], expression [N, 8], au [N, 12] (each task optional),
+    labels float32 [N, 15] (optional): the labels that were known when the file was written
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,30 +37,43 @@ SHAPES = {"valence": (), "arousal": (), "expression": (len(EXPRESSIONS),), "au":
 
 @dataclass
 class VideoPredictions:
-    """One video: `frames` int32 (N,), `outputs` {task: float32 (N, ...)}, `labels` (N, 15) or None."""
+    """The predictions of one video."""
 
     frames: np.ndarray
+    """Frame numbers, int32 (N,)."""
     outputs: dict[str, np.ndarray]
+    """{task: float32 (N, ...)}, for the tasks that were predicted."""
     labels: np.ndarray | None = None
+    """Labels float32 (N, 15), NaN where a frame has none; None for a video without labels."""
     split: str | None = None
 
+    @property
+    def truth(self) -> np.ndarray:
+        """Labels (N, 15), all NaN for a video without labels."""
+        if self.labels is not None:
+            return self.labels
+        return np.full((len(self.frames), len(LABEL_COLUMNS)), np.nan, np.float32)
 
-def write_predictions(path: str | Path, videos: dict[str, VideoPredictions]) -> None:
+
+Videos = dict[str, VideoPredictions]
+
+
+def write_predictions(path: str | Path, videos: Videos) -> None:
     """Write a prediction file, whole or not at all."""
     with prediction_writer(path) as add:
         add(videos)
 
 
 @contextmanager
-def prediction_writer(path: str | Path) -> Iterator[Callable[[dict[str, VideoPredictions]], None]]:
-    """A prediction file that takes videos as they come, and appears when all are in it."""
+def prediction_writer(path: str | Path) -> Iterator[Callable[[Videos], None]]:
+    """A function that adds videos to a prediction file, which appears once the block ends without an error."""
     with whole_hdf5(path) as file:
         file.attrs["format"] = FORMAT
         file.attrs["version"] = VERSION
         file.attrs["tool"] = f"abaw {__version__}"
         root = file.create_group("videos")
 
-        def add(videos: dict[str, VideoPredictions]) -> None:
+        def add(videos: Videos) -> None:
             for name, video in videos.items():
                 _write_video(root.create_group(name), video)
 
@@ -76,7 +90,7 @@ def _write_video(group: h5py.Group, video: VideoPredictions) -> None:
         group.attrs["split"] = video.split
 
 
-def read_predictions(path: str | Path) -> dict[str, VideoPredictions]:
+def read_predictions(path: str | Path) -> Videos:
     """Read a prediction file or a run folder's `predictions.h5`.
 
     Raises UserError naming the video and data set that is missing, of the wrong shape or not finite.
@@ -119,8 +133,8 @@ def _read_video(path: Path, name: str, group: h5py.Group) -> VideoPredictions:
     return VideoPredictions(frames, outputs, labels, group.attrs.get("split"))
 
 
-def by_video(corpus: Corpus, videos: list[int], outputs: dict[str, np.ndarray]) -> dict[str, VideoPredictions]:
-    """Predictions {task: (frames, ...)} of a corpus's videos, one after the other, by name and with known labels."""
+def by_video(corpus: Corpus, videos: list[int], outputs: dict[str, np.ndarray]) -> Videos:
+    """Predictions {task: (frames, ...)} of some videos of a corpus in a row, by name and with the corpus's labels."""
     ends = np.cumsum([0, *(corpus.lengths[video] for video in videos)])
     result = {}
     for k, video in enumerate(videos):
@@ -135,42 +149,59 @@ def by_video(corpus: Corpus, videos: list[int], outputs: dict[str, np.ndarray]) 
     return result
 
 
-def save_scored(run: Path, videos: dict[str, VideoPredictions], **facts: Any) -> dict[str, Any]:
-    """Write `predictions.h5` and the `scores.json` that finishes a run; the latter's content.
+def save_scored(run: Path, videos: Videos, **facts: Any) -> dict[str, Any]:
+    """Write `predictions.h5` and the `scores.json` that finishes a run; returns the content of `scores.json`.
 
-    facts: what else the scores file holds. Without videos there are no predictions, and no scores in the file.
+    `facts` are further entries of it. Without videos no predictions are written, and `untuned` is None.
     """
     untuned = None
     if videos:
         write_predictions(run / PREDICTIONS, videos)
-        untuned = score(*concatenated(videos))
+        untuned = score_videos(videos)
     scores = {"edition": "mtl", "split": "val", "untuned": untuned, "tuned": None, "best_epoch": None, **facts}
     write_scores(run, scores)
     return scores
 
 
-def concatenated(videos: dict[str, VideoPredictions]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """({task: (N, ...)}, labels (N, 15)) of all videos in a row; a task must be in every video."""
-    tasks = [task for task in TASKS if all(task in video.outputs for video in videos.values())]
+def common_tasks(videos: Videos) -> list[str]:
+    """The tasks that are predicted for every video."""
+    return [task for task in TASKS if all(task in video.outputs for video in videos.values())]
+
+
+def concatenated(videos: Videos) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """({task: (N, ...)}, labels (N, 15)) of all videos in a row, for the tasks that every video has."""
+    tasks = common_tasks(videos)
     outputs = {task: np.concatenate([video.outputs[task] for video in videos.values()]) for task in tasks}
-    blank = [np.full((len(v.frames), len(LABEL_COLUMNS)), np.nan, np.float32) for v in videos.values()]
-    labels = [b if v.labels is None else v.labels for v, b in zip(videos.values(), blank, strict=True)]
-    return outputs, np.concatenate(labels)
+    return outputs, np.concatenate([video.truth for video in videos.values()])
 
 
-def write_csv(path: str | Path, videos: dict[str, VideoPredictions]) -> None:
-    """One line per frame: video, frame, then valence, arousal, the class and all probabilities.
+def score_videos(videos: Videos, *, edition: str = "mtl") -> dict[str, Any]:
+    """The scores of predictions against their own labels, over all frames of all videos together."""
+    return score(*concatenated(videos), edition=edition)
 
-    The tasks are those that every video has.
+
+def write_groups(stem: Path, groups: Iterable[Videos]) -> tuple[int, int]:
+    """Write `<stem>.h5` and `<stem>.csv` of groups of videos as they come; returns (frames, videos).
+
+    The table has a line per frame: video, frame, then for each task of the first group its value or values; for the
+    expression the class and all probabilities.
     """
-    tasks = [task for task in TASKS if all(task in video.outputs for video in videos.values())]
-    with csv_writer(path, tasks) as add:
-        add(videos)
+    groups = iter(groups)
+    first = next(groups, {})
+    frames = videos = 0
+    paths = [stem.with_name(stem.name + suffix) for suffix in (".h5", ".csv")]
+    with prediction_writer(paths[0]) as add_to_file, _csv_writer(paths[1], common_tasks(first)) as add_to_table:
+        for group in chain([first], groups):
+            add_to_file(group)
+            add_to_table(group)
+            videos += len(group)
+            frames += sum(len(video.frames) for video in group.values())
+    return frames, videos
 
 
 @contextmanager
-def csv_writer(path: str | Path, tasks: list[str]) -> Iterator[Callable[[dict[str, VideoPredictions]], None]]:
-    """A table as `write_csv` makes it that takes videos as they come, and appears when all are in it."""
+def _csv_writer(path: Path, tasks: list[str]) -> Iterator[Callable[[Videos], None]]:
+    """A function that adds videos to a table, which appears once the block ends without an error."""
     header = ["video", "frame"]
     for task in tasks:
         names = {"expression": ["expression", *(f"p_{e}" for e in EXPRESSIONS)], "au": list(ACTION_UNITS)}
@@ -179,7 +210,7 @@ def csv_writer(path: str | Path, tasks: list[str]) -> Iterator[Callable[[dict[st
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(header)
 
-        def add(videos: dict[str, VideoPredictions]) -> None:
+        def add(videos: Videos) -> None:
             for name, video in videos.items():
                 for start in range(0, len(video.frames), CSV_ROWS):
                     rows = slice(start, start + CSV_ROWS)
@@ -188,26 +219,6 @@ def csv_writer(path: str | Path, tasks: list[str]) -> Iterator[Callable[[dict[st
                     writer.writerows(zip([name] * len(frames), frames, *columns, strict=True))
 
         yield add
-
-
-def write_groups(stem: Path, groups: Iterable[dict[str, VideoPredictions]]) -> tuple[int, int]:
-    """Write `<stem>.h5` and `<stem>.csv` of groups of videos as they come; (frames, videos).
-
-    The table has the tasks of the first group.
-    """
-    frames = videos = 0
-    with ExitStack() as stack:
-        add_to_file = stack.enter_context(prediction_writer(stem.with_name(stem.name + ".h5")))
-        add_to_table = None
-        for group in groups:
-            if add_to_table is None:
-                tasks = [task for task in TASKS if all(task in video.outputs for video in group.values())]
-                add_to_table = stack.enter_context(csv_writer(stem.with_name(stem.name + ".csv"), tasks))
-            add_to_file(group)
-            add_to_table(group)
-            videos += len(group)
-            frames += sum(len(video.frames) for video in group.values())
-    return frames, videos
 
 
 def _csv_columns(task: str, values: np.ndarray) -> list[list[str]]:

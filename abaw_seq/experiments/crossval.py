@@ -4,13 +4,14 @@ folder/folds.yaml          the folds, as every program reads them
        config.yaml         provenance.json
        <fold>/             the run folder of each
        predictions.h5      each video as predicted by the fold that did not train on it
-       scores.json         their scores together, and of every fold
+       scores.json         their scores together, and those of every fold
 """
 
 from __future__ import annotations
 
 import logging
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,18 @@ from abaw_seq.errors import UserError
 from abaw_seq.experiments.side_by_side import Training, train_all
 from abaw_seq.files import write_text
 from abaw_seq.learn.settings import TrainConfig
+from abaw_seq.results.tables import SCORE_NAMES
 from abaw_seq.run_folder import CONFIG, FOLDS, LAST, check_same_config, is_finished, read_scores, write_provenance
 
 log = logging.getLogger(__name__)
-
-SCORES = ("p_mtl", "valence", "arousal", "expression", "au")
 
 
 def choose_folds(corpus: Corpus, wanted: str) -> list[Fold]:
     """The folds of a file, or for a number K the official split and K folds by source video.
 
-    K folds are shared out over the labelled videos outside the test split, always the same way for
-    the same videos. Raises UserError for a file whose videos the corpus does not hold, whose fold
-    names cannot be folders, or which validates a video in two re-split folds.
+    The K folds divide the labelled videos outside the test split, always the same way for the same videos. Raises
+    UserError for a file whose videos are not in the corpus, whose fold names cannot name folders, or which has a video
+    in the validation part of two folds besides the official one.
     """
     if not wanted.isdigit():
         folds = read_folds(wanted)
@@ -57,10 +57,10 @@ def choose_folds(corpus: Corpus, wanted: str) -> list[Fold]:
 
 
 def store_folds(folder: Path, folds: list[Fold]) -> Path:
-    """Write `folds.yaml`; UserError if other folds are there already."""
+    """Write `folds.yaml`; UserError if it is there with other folds."""
     path = folder / FOLDS
     if path.exists() and read_folds(path) != folds:
-        raise UserError(f"{path} holds other folds: use that file, or name another folder")
+        raise UserError(f"{path} holds other folds: use them by naming this file, or name another folder")
     if not path.exists():
         write_folds(path, folds)
     return path
@@ -76,14 +76,14 @@ def crossvalidate(
     resume: bool = False,
     jobs: int = 1,
 ) -> dict[str, Any]:
-    """Train every fold in its own run folder below `folder`, `jobs` at a time; what `scores.json` holds.
+    """Train every fold in its own run folder below `folder`, `jobs` at a time; returns the content of `scores.json`.
 
-    With `resume` finished folds are passed over and an interrupted one goes on. The official
-    split's validation videos are also in the other folds, so it is left out of the pooled
-    predictions, the mean and the deviation (of a sample), unless it is the only fold.
+    With `resume` finished folds are passed over and an interrupted one goes on. The validation videos of the official
+    split are in the other folds, too. So that split is left out of the pooled predictions, the mean and the deviation
+    (that of a sample), unless it is the only fold.
     """
     if not resume and any((folder / fold.name / LAST).exists() for fold in folds):
-        raise UserError(f"{folder} already holds folds; resume them, or name another folder")
+        raise UserError(f"{folder} already holds folds: resume them, or name another folder")
     store_folds(folder, folds)
     if resume and (folder / CONFIG).exists():
         check_same_config(folder, config)
@@ -125,9 +125,9 @@ def _training(config: TrainConfig, corpus: Corpus, fold: Fold, folder: Path, whi
     return Training(config, folder / fold.name, title, training, validation)
 
 
-def _over_folds(scores: list[dict[str, Any]], statistic) -> dict[str, float | None]:
+def _over_folds(scores: list[dict[str, Any]], statistic: Callable) -> dict[str, float | None]:
     """{score: statistic over the folds}; None where a fold has no such score."""
-    columns = {key: [of_fold[key] for of_fold in scores] for key in SCORES}
+    columns = {key: [of_fold[key] for of_fold in scores] for key in SCORE_NAMES}
     return {key: statistic(values) if values and None not in values else None for key, values in columns.items()}
 
 

@@ -1,9 +1,9 @@
 """A whole system in one file: members trained with several seeds on one corpus, then joined and tuned.
 
 run/members/<config>-<seed>/   a run folder, or a cross-validation, per member
-    ensemble.yaml              their weights, and where fitted
+    ensemble.yaml              their weights, and what they were fitted on
     predictions.h5  scores.json  postprocess.yaml   the ensemble on the validation split
-    out_of_fold.h5             with folds: the ensemble of the out-of-fold predictions, fitted on
+    out_of_fold.h5             with folds: the ensemble's out-of-fold predictions, which postprocessing is fitted on
     results.md                 every config, over its seeds, beside the ensemble
 """
 
@@ -20,29 +20,21 @@ import torch
 from abaw_seq import config as configs
 from abaw_seq.data.corpus import Corpus, load_corpus
 from abaw_seq.data.folds import OFFICIAL
-from abaw_seq.data.prediction_file import concatenated, read_predictions, write_predictions
+from abaw_seq.data.prediction_file import Videos, score_videos, write_predictions
 from abaw_seq.errors import UserError
 from abaw_seq.experiments.crossval import choose_folds, crossvalidate
 from abaw_seq.experiments.side_by_side import Training, train_all
 from abaw_seq.files import write_text
 from abaw_seq.learn.settings import TrainConfig
-from abaw_seq.metrics import score
-from abaw_seq.results.ensemble import cross_fitted_ensemble, fit_ensemble
-from abaw_seq.results.joined_runs import store_joined
-from abaw_seq.results.objective import Videos, cross_fitted, labelled_videos
+from abaw_seq.results.ensemble import store_joined
+from abaw_seq.results.objective import cross_fitted, labelled_videos
 from abaw_seq.results.postprocess import fit_postprocess, fit_run
-from abaw_seq.results.tables import number
+from abaw_seq.results.reading import read_current
+from abaw_seq.results.tables import SCORE_NAMES, number
+from abaw_seq.results.weights import cross_fitted_ensemble, fit_ensemble
 from abaw_seq.run_folder import MEMBERS, OUT_OF_FOLD, RESULTS, check_same_config, is_finished
 
-COLUMNS = {
-    "p_mtl": "P_MTL",
-    "valence": "CCC valence",
-    "arousal": "CCC arousal",
-    "expression": "F1 expression",
-    "au": "F1 action units",
-    "smoothed": "P_MTL smoothed",
-    "tuned": "P_MTL smoothed and tuned",
-}
+COLUMNS = SCORE_NAMES | {"smoothed": "P_MTL smoothed", "tuned": "P_MTL smoothed and tuned"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +68,7 @@ class Recipe:
 
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe; an override of none of its own keys, such as `epochs=2`, changes all its configs."""
+    """Read a recipe; an override that is not one of its own settings, such as `epochs=2`, changes all its configs."""
     own = {field.name for field in dataclasses.fields(Recipe)}
     recipe = configs.load(Recipe, path, [change for change in overrides if change.partition("=")[0] in own])
     others = tuple(change for change in overrides if change.partition("=")[0] not in own)
@@ -84,42 +76,42 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
 
 
 def follow(recipe: Recipe, folder: Path, feats: list[Path], run: Path, *, device: torch.device, jobs: int = 1) -> str:
-    """Train what is not trained yet, `jobs` at a time, join, tune, and compare; the table as Markdown.
+    """Train what is not trained yet, `jobs` at a time, join, tune, and compare; returns the table as Markdown.
 
-    `folder`: where the recipe's configs lie. A member that is finished is passed over, an interrupted
-    one goes on. Raises UserError where there is no validation split.
+    `folder`: where the recipe's configs lie. A finished member is passed over, an interrupted one goes on. Raises
+    UserError where there is no validation split.
     """
     # Members, on corpora that are loaded once.
     corpora: dict[tuple[str, ...], Corpus] = {}
-    members: dict[str, dict[int, Path]] = {}
+    members: dict[str, list[str]] = {}
     trainings: list[Training] = []
     for file in (*recipe.baselines, *recipe.members):
         config = configs.load(TrainConfig, configs.find(file, folder), recipe.set)
         if config.backbones not in corpora:
             corpora[config.backbones] = load_corpus(feats, backbones=config.backbones or None, device=device)
         for seed in recipe.seeds:
-            path = run / MEMBERS / f"{Path(file).stem}-{seed}"
-            members.setdefault(Path(file).stem, {})[seed] = path
+            name = f"{MEMBERS}/{Path(file).stem}-{seed}"
+            members.setdefault(Path(file).stem, []).append(name)
             seeded = dataclasses.replace(config, seed=seed)
             if recipe.folds:
                 corpus = corpora[config.backbones]
                 folds = choose_folds(corpus, str(recipe.folds))
-                crossvalidate(seeded, corpus, folds, path, device=device, resume=True, jobs=jobs)
-            elif is_finished(path):
-                check_same_config(path, seeded)
+                crossvalidate(seeded, corpus, folds, run / name, device=device, resume=True, jobs=jobs)
+            elif is_finished(run / name):
+                check_same_config(run / name, seeded)
             else:
-                trainings.append(Training(seeded, path, f"{path}:"))
+                trainings.append(Training(seeded, run / name, f"{run / name}:"))
     if trainings and not all(corpus.in_split("val") for corpus in corpora.values()):
         raise UserError("no validation videos to compare and join on: attach labels and splits with abaw-seq label")
     train_all(trainings, corpora, device=device, jobs=jobs)
 
     # Their validation predictions, joined with weights fitted on these or on out-of-fold predictions.
-    stems = [Path(file).stem for file in recipe.members]
-    paths = {str(p.relative_to(run)): p for stem in stems for p in members[stem].values()}
-    on_val = {name: read_predictions(_official(path)) for name, path in paths.items()}
+    joining = [Path(file).stem for file in recipe.members]
+    predictions = {name: read_current(_validated(run / name)) for names in members.values() for name in names}
+    on_val = {name: predictions[name] for stem in joining for name in members[stem]}
     fit_on, where = on_val, "the validation split"
     if recipe.folds:
-        fit_on = {name: read_predictions(path) for name, path in paths.items()}
+        fit_on = {name: read_current(run / name) for name in on_val}
         where = f"out-of-fold predictions of {recipe.folds} folds"
     ensemble = fit_ensemble(fit_on, recipe.method, fitted_on=where)
     joined = ensemble.apply(on_val)
@@ -129,53 +121,47 @@ def follow(recipe: Recipe, folder: Path, feats: list[Path], run: Path, *, device
     if recipe.postprocess:
         fit_run(run, run / OUT_OF_FOLD if recipe.folds else None)
 
-    # How they compare.
-    honest = joined if recipe.folds or recipe.method == "mean" else cross_fitted_ensemble(on_val, recipe.method)
-    table = comparison(recipe, members, honest or joined)
+    # How they compare: each config and the mean of all, over the seeds, then the ensemble.
+    rows = {stem: [_scored(predictions[name]) for name in names] for stem, names in members.items()}
+    by_seed = [{name: on_val[name] for name in names} for names in zip(*map(members.get, joining), strict=True)]
+    rows[f"mean of {len(joining)} configs"] = [_scored(fit_ensemble(one, "mean").apply(one)) for one in by_seed]
+    fitted_here = not recipe.folds and recipe.method != "mean"
+    other_half = cross_fitted_ensemble(on_val, recipe.method) if fitted_here else None
+    rows[f"ensemble of {len(on_val)} ({recipe.method})"] = [_scored(other_half or joined)]
+    table = _table(recipe, rows, joined)
     write_text(run / RESULTS, table)
     return table
 
 
-def _official(path: Path) -> Path:
-    """A member's validation predictions: its own, or those of the official fold of its cross-validation."""
-    return path / OFFICIAL if (path / OFFICIAL).is_dir() else path
-
-
-def comparison(recipe: Recipe, members: dict[str, dict[int, Path]], joined: Videos) -> str:
-    """A Markdown table: each config and the mean of all, over the seeds, then the ensemble `joined`."""
-    stems = [Path(file).stem for file in recipe.members]
-    rows, by_seed = [], []
-    for stem, paths in members.items():
-        rows.append((stem, [_scored(read_predictions(_official(path))) for path in paths.values()]))
-    for seed in recipe.seeds:
-        one = {stem: read_predictions(_official(members[stem][seed])) for stem in stems}
-        by_seed.append(_scored(fit_ensemble(one, "mean").apply(one)))
-    rows.append((f"mean of {len(stems)} configs", by_seed))
-    rows.append((f"ensemble of {len(stems) * len(recipe.seeds)} ({recipe.method})", [_scored(joined)]))
-    lines = ["| | " + " | ".join(COLUMNS.values()) + " |", "| --- |" + " ---: |" * len(COLUMNS)]
-    for name, scores in rows:
-        cells = [_spread([found[key] for found in scores]) for key in COLUMNS]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    frames = sum(len(video.frames) for video in joined.values())
-    weights = "Weights of the ensemble: fitted in the same way."
-    if recipe.folds:
-        weights = f"Weights of the ensemble: fitted on out-of-fold predictions of {recipe.folds} folds."
-    note = (
-        f"Mean ± deviation over {len(recipe.seeds)} seeds, {len(joined)} validation videos of {frames:,} frames. "
-        "Smoothed and tuned: windows, then also thresholds and biases, fitted on one half of the videos and "
-        f"scored on the other. {weights if recipe.method != 'mean' else ''}"
-    ).strip()
-    return "\n".join([*lines, "", note, ""])
+def _validated(member: Path) -> Path:
+    """Where a member's validation predictions are: its run, or that of the official fold of its cross-validation."""
+    return member / OFFICIAL if (member / OFFICIAL).is_dir() else member
 
 
 def _scored(videos: Videos) -> dict[str, Any]:
-    """Scores of validation predictions: untuned, and P_MTL as smoothed and tuned on other videos."""
+    """Scores of validation predictions: as they are, and P_MTL as smoothed and tuned on other videos."""
     known = labelled_videos(videos, "the validation split")
-    found = score(*concatenated(known))
+    scores = score_videos(known)
     for name, decisions in (("smoothed", False), ("tuned", True)):
         changed = cross_fitted(known, lambda part, d=decisions: fit_postprocess(part, decisions=d).apply)
-        found[name] = None if changed is None else score(*concatenated(changed))["p_mtl"]
-    return found
+        scores[name] = None if changed is None else score_videos(changed)["p_mtl"]
+    return scores
+
+
+def _table(recipe: Recipe, rows: dict[str, list[dict[str, Any]]], joined: Videos) -> str:
+    """A Markdown table of {name: scores with each seed}, and a note on how they were made."""
+    lines = ["| | " + " | ".join(COLUMNS.values()) + " |", "| --- |" + " ---: |" * len(COLUMNS)]
+    for name, by_seed in rows.items():
+        cells = [_spread([scores[key] for scores in by_seed]) for key in COLUMNS]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    frames = sum(len(video.frames) for video in joined.values())
+    how = f"on out-of-fold predictions of {recipe.folds} folds" if recipe.folds else "in the same way"
+    note = (
+        f"Mean ± deviation over {len(recipe.seeds)} seeds, {len(joined)} validation videos of {frames:,} frames. "
+        "Smoothed and tuned: windows, then also thresholds and biases, fitted on one half of the videos and "
+        f"scored on the other. {f'Weights of the ensemble: fitted {how}.' if recipe.method != 'mean' else ''}"
+    ).strip()
+    return "\n".join([*lines, "", note, ""])
 
 
 def _spread(values: list[float | None]) -> str:

@@ -1,4 +1,4 @@
-"""Several trainings on shared corpora: one after the other, or side by side in processes that share their memory."""
+"""Several trainings on the same corpora: one after the other, or side by side in processes that share their memory."""
 
 from __future__ import annotations
 
@@ -27,20 +27,25 @@ Corpora = dict[tuple[str, ...], Corpus]
 
 @dataclass(frozen=True)
 class Training:
-    """One model: its config, whose `backbones` name its corpus, its run folder, and its videos (default: by split)."""
+    """One model that is to be trained."""
 
     config: TrainConfig
+    """Its settings, whose `backbones` name its corpus."""
     run: Path
+    """Its run folder."""
     title: str
+    """One line that is shown when it starts."""
     train_videos: list[int] | None = None
+    """Indices of its training videos; by default those of the training split."""
     val_videos: list[int] | None = None
+    """Indices of its validation videos; by default those of the validation split."""
 
 
 def train_all(trainings: Sequence[Training], corpora: Corpora, *, device: torch.device, jobs: int = 1) -> None:
     """Train every model, and leave its validation predictions and scores in its run folder.
 
-    Interrupted runs go on after their last whole epoch. With `jobs` above 1 so many train at a time, each
-    in a process of its own with its share of the threads; the corpora are held once. The first error ends all.
+    Interrupted runs go on after their last whole epoch. With `jobs` above 1 that many train at a time, each in a
+    process of its own with its share of the threads; they share one copy of the corpora. The first error ends all.
     """
     jobs = min(jobs, len(trainings))
     if jobs > 1 and (hindrance := _hindrance(corpora, device)):
@@ -76,7 +81,7 @@ def _train(training: Training, corpora: Corpora, device: torch.device) -> None:
 
 
 def _hindrance(corpora: Corpora, device: torch.device) -> str:
-    """Why the corpora cannot be held once for several processes; empty if they can."""
+    """Why processes cannot share one copy of the corpora; empty if they can."""
     if not all(isinstance(corpus.features, Tensor) for corpus in corpora.values()):
         return "features that are not on the device cannot be shared between processes"
     size = sum(corpus.features.nbytes + corpus.labels.nbytes for corpus in corpora.values())

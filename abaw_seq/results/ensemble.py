@@ -1,196 +1,60 @@
-"""Joining the predictions of several runs: the mean, or weights per task fitted on labelled predictions.
-
-Weights are fitted on the predictions themselves (validation, or out-of-fold), stored in the run folder
-as `ensemble.yaml`, and applied as stored to other predictions of the same members.
-"""
+"""Joining the predictions of several runs in a run folder of their own, with the weights and what they score."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-import numpy as np
-
-from abaw_seq import config as configs
-from abaw_seq.data.prediction_file import VideoPredictions, concatenated
+from abaw_seq.data.prediction_file import Videos, save_scored, score_videos, write_predictions
 from abaw_seq.errors import UserError
-from abaw_seq.files import write_text
-from abaw_seq.results.objective import GAIN, Videos, halves, labelled_videos, task_score
-from abaw_seq.run_folder import ENSEMBLE
-from abaw_seq.tasks import TASKS
-
-METHODS = ("mean", "weighted", "greedy")
-STEPS = (0.5, 0.25, 0.1, 0.05, 0.02)
-MOST_PASSES = 10
-GREEDY_ROUNDS = 30
+from abaw_seq.files import make_folder
+from abaw_seq.results.postprocess import load_postprocess, save_postprocess
+from abaw_seq.results.reading import read_current
+from abaw_seq.results.weights import Ensemble, cross_fitted_ensemble, fit_ensemble, load_ensemble, save_ensemble
+from abaw_seq.run_folder import POSTPROCESS, PREDICTIONS, SCORES
 
 
-@dataclass(frozen=True)
-class Ensemble:
-    """Weights with which the predictions of several members are joined, task by task."""
+def join_runs(paths: list[Path], run: Path, *, method: str, weights_of: Path | None = None) -> dict[str, dict]:
+    """Join runs and prediction files into the run folder `run`; {name: scores} of the ensemble and its variants.
 
-    members: tuple[str, ...]
-    """Names of the members, in the order of the weights."""
-    method: Literal["mean", "weighted", "greedy"]
-    """How the weights were chosen: equal, fitted, or by greedy selection."""
-    weights: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    """For each task one weight per member, at least 0, with a sum of 1."""
-    fitted_on: str = ""
-    """The predictions that the weights were fitted on; empty for equal weights."""
-
-    def __post_init__(self):
-        for task, weights in self.weights.items():
-            if task not in TASKS:
-                raise ValueError(f"weights: unknown task {task!r} (tasks: {', '.join(TASKS)})")
-            if len(weights) != len(self.members):
-                raise ValueError(f"weights of {task}: {len(weights)} for {len(self.members)} members")
-            if not (min(weights) >= 0 and abs(sum(weights) - 1) < 1e-3):
-                raise ValueError(f"weights of {task} must not be negative and have a sum of 1")
-
-    def apply(self, members: dict[str, Videos]) -> Videos:
-        """The weighted mean of predictions of these members, in their order.
-
-        UserError where a member that has a weight lacks the task, or the number of members differs.
-        """
-        if len(members) != len(self.members):
-            raise UserError(f"the ensemble has {len(self.members)} members, {len(members)} predictions were given")
-        check_alike(members)
-        result = {}
-        for video, known in _first_labelled(members).items():
-            outputs = {}
-            for task, weights in self.weights.items():
-                used = [(weight, name) for weight, name in zip(weights, members, strict=True) if weight]
-                for _, name in used:
-                    if task not in members[name][video].outputs:
-                        raise UserError(f"{name}: video {video} holds no {task}, for which it has a weight")
-                parts = (weight * members[name][video].outputs[task].astype(np.float64) for weight, name in used)
-                outputs[task] = sum(parts).astype(np.float32)
-            result[video] = VideoPredictions(known.frames, outputs, known.labels, known.split)
-        return result
-
-
-def check_alike(members: dict[str, Videos]) -> None:
-    """UserError naming the first member that covers other videos or frames than the first one."""
-    (first_name, first), *rest = members.items()
-    for name, other in rest:
-        if differing := set(first) ^ set(other):
-            raise UserError(f"{name} and {first_name} hold different videos (such as {sorted(differing)[0]})")
-        for video, predictions in other.items():
-            if not np.array_equal(predictions.frames, first[video].frames):
-                raise UserError(f"{name} and {first_name} hold different frames of video {video}")
-
-
-def fit_ensemble(members: dict[str, Videos], method: str, *, fitted_on: str = "") -> Ensemble:
-    """Weights of the members for each task.
-
-    `mean`: equal over the members that predict the task; needs no labels. `weighted`: moved from equal
-    weights towards one member or away from it, in ever smaller steps, while the task's official score
-    rises. `greedy`: members are added one by one, again and again, each time the one with which the
-    mean scores best (forward selection with replacement; Caruana et al., ICML 2004), and the best such
-    bag is kept. A task without labels gets equal weights.
+    The weights are fitted by `method` on the labels that the predictions carry. Or they are those of the ensemble
+    `weights_of`, whose members the paths are, in its order; its postprocessing comes along.
     """
-    check_alike(members)
-    known = {} if method == "mean" else labelled_videos(_first_labelled(members), next(iter(members)))
-    weights = {}
-    for task in TASKS:
-        having = np.array([all(task in video.outputs for video in member.values()) for member in members.values()])
-        if not having.any():
-            continue
-        equal = having / having.sum()
-        found = None if method == "mean" else _fit_task(task, members, having, known, method)
-        weights[task] = tuple((equal if found is None else found).tolist())
-    return Ensemble(tuple(members), method, weights, "" if method == "mean" else fitted_on)
+    if len(set(paths)) < len(paths):
+        raise UserError(f"the same member is named twice: {next(p for p in paths if paths.count(p) > 1)}")
+    # A member inside the ensemble's folder is stored by its place there, so that the folder can be moved.
+    members = {str(p.relative_to(run) if p.is_relative_to(run) else p): read_current(p) for p in paths}
+    if weights_of is None:
+        videos = next(iter(members.values()))
+        ensemble = fit_ensemble(members, method, fitted_on=f"predictions of {len(videos)} videos by these members")
+        return store_joined(run, ensemble.apply(members), ensemble, members=members)
+    ensemble = load_ensemble(weights_of)
+    scores = store_joined(run, ensemble.apply(members), ensemble)
+    if (stored := load_postprocess(weights_of)) is not None:
+        save_postprocess(run, stored)
+    return scores
 
 
-def _first_labelled(members: dict[str, Videos]) -> Videos:
-    """The first member's videos, with the labels of the first member that has some for the video."""
-    first, *others = members.values()
-    return {
-        name: next((m[name] for m in (first, *others) if m[name].labels is not None), video)
-        for name, video in first.items()
-    }
+def store_joined(
+    run: Path, joined: Videos, ensemble: Ensemble, *, members: dict[str, Videos] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Write predictions, weights and, where there are labels, scores of an ensemble; returns {name: scores}.
 
-
-def _fit_task(
-    task: str, members: dict[str, Videos], having: np.ndarray, known: Videos, method: str
-) -> np.ndarray | None:
-    """(members,) weights of one task, fitted on the videos `known` with their labels; None without labels."""
-    labels = concatenated(known)[1]
-    rows = ~np.isnan(labels[:, TASKS[task].columns]).all(1)
-    if not rows.any():
-        return None
-    chosen = [member for member, has in zip(members.values(), having, strict=True) if has]
-    stack = np.stack([np.concatenate([member[video].outputs[task] for video in known])[rows] for member in chosen])
-    fit = {"weighted": _climb, "greedy": _select}[method]
-    weights = np.zeros(len(members))
-    weights[having] = fit(task, stack.astype(np.float64), labels[rows])
-    return weights
-
-
-def _climb(task: str, stack: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(M,) weights by steps that help; stack: (M, N, ...). Never below the score of the mean."""
-    weights = np.full(len(stack), 1 / len(stack))
-    joined = stack.mean(0)
-    best = task_score(task, joined, labels)
-    for step in STEPS:
-        for _ in range(MOST_PASSES):
-            before = best
-            for k, own in enumerate(stack):
-                for amount in (min(step, 1 - weights[k]), -min(step, weights[k])):
-                    if abs(amount) < GAIN or weights[k] > 1 - GAIN:
-                        continue
-                    share = amount / (1 - weights[k])  # what member k gains or loses, the others lose or gain
-                    trial = (1 - share) * joined + share * own
-                    reached = task_score(task, trial, labels)
-                    if reached > best + GAIN:
-                        weights = (1 - share) * weights + share * (np.arange(len(stack)) == k)
-                        joined, best = trial, reached
-            if best <= before + GAIN:
-                break
-    weights = np.maximum(weights, 0)
-    return weights / weights.sum()
-
-
-def _select(task: str, stack: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(M,) weights as shares of the best bag of members; stack: (M, N, ...). Never below the best member."""
-    counts, total = np.zeros(len(stack)), np.zeros_like(stack[0])
-    best, kept = -np.inf, counts
-    for size in range(1, GREEDY_ROUNDS + 1):
-        scores = [task_score(task, (total + own) / size, labels) for own in stack]
-        added = int(np.argmax(scores))
-        counts = counts + (np.arange(len(stack)) == added)
-        total = total + stack[added]
-        if scores[added] > best + GAIN:
-            best, kept = scores[added], counts
-    return kept / kept.sum()
-
-
-def cross_fitted_ensemble(members: dict[str, Videos], method: str) -> Videos | None:
-    """Each half of the labelled videos joined with weights fitted on the other half; None for one video."""
-    known = labelled_videos(_first_labelled(members), next(iter(members)))
-    parts = halves(known)
-    if method == "mean" or parts is None:
-        return None
-    joined = {}
-    for fit_on, applied_to in (parts, parts[::-1]):
-        fitted = fit_ensemble(_only(members, fit_on), method)
-        joined |= fitted.apply(_only(members, applied_to))
-    return {name: joined[name] for name in known}
-
-
-def _only(members: dict[str, Videos], names: list[str]) -> dict[str, Videos]:
-    return {member: {name: videos[name] for name in names} for member, videos in members.items()}
-
-
-def save_ensemble(run: Path, ensemble: Ensemble) -> None:
-    """Write `ensemble.yaml` of a run folder."""
-    write_text(run / ENSEMBLE, configs.dump(ensemble))
-
-
-def load_ensemble(run: Path) -> Ensemble:
-    """What is stored in a run folder; UserError if nothing is, or naming the key that does not fit."""
-    path = run / ENSEMBLE if run.is_dir() else run
-    if not path.is_file():
-        raise UserError(f"{run}: holds no {ENSEMBLE}; make the ensemble first (abaw-seq ensemble RUNS --run {run})")
-    return configs.load(Ensemble, path)
+    `members`: the predictions that the weights were fitted on, where these are the ones scored here. Then the scores of
+    the plain mean, and of weights fitted on the other half of the videos, stand beside, in `scores.json` too.
+    """
+    make_folder(run)
+    (run / POSTPROCESS).unlink(missing_ok=True)
+    save_ensemble(run, ensemble)
+    if all(video.labels is None for video in joined.values()):
+        write_predictions(run / PREDICTIONS, joined)
+        (run / SCORES).unlink(missing_ok=True)
+        return {}
+    variants = {}
+    if members is not None and ensemble.method != "mean":
+        variants["mean"] = score_videos(fit_ensemble(members, "mean").apply(members))
+        if (cross_fitted := cross_fitted_ensemble(members, ensemble.method)) is not None:
+            variants["cross_fitted_weights"] = score_videos(cross_fitted)
+    scores = save_scored(run, joined, method=ensemble.method, fitted_on=ensemble.fitted_on, **variants)
+    rows = {"untuned": run.name, "mean": "plain mean", "cross_fitted_weights": "weights cross-fitted"}
+    return {row: scores[key] for key, row in rows.items() if key in scores}

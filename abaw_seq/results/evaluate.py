@@ -6,27 +6,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from abaw_seq.data.annotations import Annotations, read_annotations
-from abaw_seq.data.prediction_file import VideoPredictions, concatenated, read_predictions
+from abaw_seq.data.prediction_file import VideoPredictions, Videos, common_tasks, score_videos
 from abaw_seq.errors import UserError
 from abaw_seq.metrics import EDITIONS, PARTS, bootstrap, score
-from abaw_seq.results.submission.checking import read_submission
-from abaw_seq.run_folder import PREDICTIONS, read_provenance
+from abaw_seq.results.reading import distinct_names, read_scorable, with_current_labels
+from abaw_seq.run_folder import read_provenance
 from abaw_seq.tasks import ACTION_UNITS, AU, EXPRESSIONS, LABEL_COLUMNS, SPLITS, TASKS
-
-HDF5_SUFFIXES = (".h5", ".hdf5")
-INTERVAL_OF = ("score", "valence", "arousal", "expression", "au")
 
 
 @dataclass
 class Evaluation:
-    """`scores` by name; `notes`: one line for everything that a score does not cover."""
+    """Scores of several runs and files, and what they do not cover."""
 
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What `metrics.score` returns, by the name of the run or file."""
     notes: list[str] = field(default_factory=list)
+    """One line for each fact that the scores alone do not show."""
 
 
 def score_files(
@@ -40,56 +38,53 @@ def score_files(
 ) -> Evaluation:
     """Score run folders, prediction files and submissions (a file, or a folder of one per video).
 
-    Against `annotations` where given, else against the labels that the files carry; `split`
-    restricts to its videos. `resamples` > 0 adds to each scores "intervals", the 95 % intervals over
-    videos. `constant` adds what the best constant scores on the labels of the first file.
-    Raises UserError for an unknown edition, and for a file without labels when there are no annotations.
+    They are scored against `annotations` where given, else against their own labels, which are read afresh where the
+    feature files of a run have other ones by now. `split` takes its videos alone. `resamples` > 0 adds "intervals" to
+    each scores: 95 % intervals, from so many resamples of the videos. `constant` adds the scores of the best constant
+    prediction on the labels of the first file.
+    Raises UserError for an unknown edition or split, and for a file without labels when there are no annotations.
     """
     if edition not in EDITIONS:
-        raise UserError(f"--edition {edition}: unknown; one of {', '.join(EDITIONS)}")
+        raise UserError(f"edition {edition} is unknown; one of {', '.join(EDITIONS)}")
     if split not in (None, *SPLITS):
-        raise UserError(f"--split {split}: unknown; one of {', '.join(SPLITS)}")
+        raise UserError(f"split {split} is unknown; one of {', '.join(SPLITS)}")
     if not paths:
-        raise UserError("nothing to score: name run folders, or --predictions FILE")
+        raise UserError("nothing to score: name run folders, prediction files or submissions")
     truth = read_annotations(*annotations) if annotations else None
-    found = Evaluation()
-    for path in paths:
-        name = _unused_name(path, found.scores)
+    paths = list(dict.fromkeys(paths))
+    result = Evaluation()
+    for path, name in zip(paths, distinct_names(paths), strict=True):
+        notes = []
         videos = read_scorable(path)
         if truth is not None:
-            found.notes.append(f"{name}: {coverage(videos, truth, edition, split)}")
+            notes.append(coverage(videos, truth, edition, split))
             videos = _relabelled(path, videos, truth)
+        else:
+            videos, note = with_current_labels(videos, path)
+            notes += [note] if note else []
         videos = _of_split(path, videos, split)
         videos, absent = _without_absent_units(videos)
         if absent and "au" in PARTS[edition]:
-            found.notes.append(f"{name}: holds no {', '.join(absent)}, which are not scored")
+            notes.append(f"holds no {', '.join(absent)}, which are not scored")
         splits = sorted({video.split or "no split" for video in videos.values() if video.labels is not None})
         if len(splits) > 1:
-            found.notes.append(f"{name}: scores the videos of {' and '.join(splits)} together; --split takes one")
-        scores = score(*concatenated(videos), edition=edition)
+            notes.append(f"scores the videos of {' and '.join(splits)} together; give a split to score one")
+        scores = score_videos(videos, edition=edition)
         if resamples:
             scores["intervals"] = _intervals(videos, edition, resamples)
         if scores["missing"]:
-            found.notes.append(f"{name}: no total, {'; '.join(scores['missing'])}")
-        found.scores[name] = scores
+            notes.append(f"no total, {'; '.join(scores['missing'])}")
+        result.scores[name] = scores
+        result.notes += [f"{name}: {note}" for note in notes]
         if constant and path == paths[0]:
-            labels = concatenated(videos)[1]
+            labels = np.concatenate([video.truth for video in videos.values()])
     if constant:
-        found.scores["best constant"] = best_constant_scores(labels, edition)
-    return found
+        result.scores["best constant"] = best_constant_scores(labels, edition)
+    return result
 
 
-def read_scorable(path: Path) -> dict[str, VideoPredictions]:
-    """The predictions of a run folder, a prediction file, or a submission, told apart by their content."""
-    if path.is_dir() and not (path / PREDICTIONS).exists() and any(path.glob("*.txt")):
-        return read_submission(path)
-    if path.is_file() and path.suffix not in HDF5_SUFFIXES and not h5py.is_hdf5(path):
-        return read_submission(path)
-    return read_predictions(path)
-
-
-def coverage(videos: dict[str, VideoPredictions], truth: Annotations, edition: str, split: str | None = None) -> str:
-    """How labelled and predicted frames meet, per split, in one line: what is on one side only is not scored."""
+def coverage(videos: Videos, truth: Annotations, edition: str, split: str | None = None) -> str:
+    """How many labelled frames have no prediction, and how many predictions no label, per split in one line."""
     columns = np.r_[tuple(np.arange(len(LABEL_COLUMNS))[TASKS[task].columns] for task in PARTS[edition])]
     unpredicted, unlabelled = [], []
     for name in (*SPLITS, None):
@@ -112,11 +107,10 @@ def coverage(videos: dict[str, VideoPredictions], truth: Annotations, edition: s
 
 
 def best_constant_scores(labels: np.ndarray, edition: str = "mtl") -> dict[str, Any]:
-    """What the best constant prediction scores on labels (N, 15).
+    """The scores of the best constant prediction on labels (N, 15).
 
-    CCC is 0 for any constant; the expression is the one with the best total. All action units
-    are active, which no other constant beats in F1; where accuracy counts as well (`au2020`), each
-    is as suits it.
+    CCC is 0 for any constant, and the expression is the one with the best total. All action units are active, which no
+    other constant beats in F1; where accuracy counts as well (`au2020`), each is active or not, whichever is better.
     """
     rows = len(labels)
     units = np.ones(len(ACTION_UNITS))
@@ -131,28 +125,26 @@ def best_constant_scores(labels: np.ndarray, edition: str = "mtl") -> dict[str, 
         return score(outputs, labels, edition=edition)
 
     if edition == "au2020":
-        for unit in range(len(units)):  # they add to the total one by one, so this order finds the best
+        for unit in range(len(units)):  # each adds to the total by itself, so one pass finds the best
             before = scored(0)["score"] or 0.0
             units[unit] = 0
             if (scored(0)["score"] or 0.0) < before:
                 units[unit] = 1
-    return max(map(scored, range(len(EXPRESSIONS))), key=lambda found: found["score"] or found["expression"] or 0.0)
+    return max(map(scored, range(len(EXPRESSIONS))), key=lambda one: one["score"] or one["expression"] or 0.0)
 
 
 def features_of(paths: list[Path]) -> list[str]:
     """One line per set of features that the given runs used, from their `provenance.json`."""
-    found = []
+    lines = []
     for path in paths:
         if (made := read_provenance(path)) is not None and "features" in made:
             parts = " + ".join(f"{name} ({info['dim']})" for name, info in made["backbones"].items())
-            line = f"features: {parts} from {', '.join(made['features'])}"
-            if line not in found:
-                found.append(line)
-    return found
+            lines.append(f"features: {parts} from {', '.join(made['features'])}")
+    return list(dict.fromkeys(lines))
 
 
-def _relabelled(path: Path, videos: dict[str, VideoPredictions], truth: Annotations) -> dict[str, VideoPredictions]:
-    """The videos that the annotations name, with labels from there."""
+def _relabelled(path: Path, videos: Videos, truth: Annotations) -> Videos:
+    """The videos that the annotations name, with their labels."""
     common = {name: video for name, video in videos.items() if name in truth.videos}
     if not common:
         raise UserError(f"{path}: the annotations name none of its videos (such as {next(iter(videos))})")
@@ -162,18 +154,16 @@ def _relabelled(path: Path, videos: dict[str, VideoPredictions], truth: Annotati
     }
 
 
-def _of_split(path: Path, videos: dict[str, VideoPredictions], split: str | None) -> dict[str, VideoPredictions]:
+def _of_split(path: Path, videos: Videos, split: str | None) -> Videos:
     chosen = {name: video for name, video in videos.items() if split is None or video.split == split}
     if not chosen:
         raise UserError(f"{path}: holds no video of the split {split}")
     if all(video.labels is None for video in chosen.values()):
-        raise UserError(f"{path}: holds no labels; add --annotations PATH")
+        raise UserError(f"{path}: holds no labels; give annotations to score against")
     return chosen
 
 
-def _without_absent_units(
-    videos: dict[str, VideoPredictions],
-) -> tuple[dict[str, VideoPredictions], list[str]]:
+def _without_absent_units(videos: Videos) -> tuple[Videos, list[str]]:
     """The videos without the labels of action units that are never predicted (NaN throughout), and these units."""
     with_units = [video.outputs["au"] for video in videos.values() if "au" in video.outputs]
     absent = np.all([np.isnan(values).all(0) for values in with_units], 0) if with_units else np.zeros(0, bool)
@@ -181,26 +171,17 @@ def _without_absent_units(
         return videos, []
     result = {}
     for name, video in videos.items():
-        labels = None if video.labels is None else video.labels.copy()
-        if labels is not None:
-            labels[:, AU.columns][:, absent] = np.nan
-        result[name] = replace(video, labels=labels)
+        labels = video.truth.copy()
+        labels[:, AU.columns][:, absent] = np.nan
+        result[name] = video if video.labels is None else replace(video, labels=labels)
     return result, [unit for unit, gone in zip(ACTION_UNITS, absent, strict=True) if gone]
 
 
-def _intervals(
-    videos: dict[str, VideoPredictions], edition: str, resamples: int
-) -> dict[str, tuple[float, float] | None]:
-    tasks = concatenated(videos)[0].keys()
+def _intervals(videos: Videos, edition: str, resamples: int) -> dict[str, tuple[float, float] | None]:
+    tasks = common_tasks(videos)
     predicted = {name: {task: video.outputs[task] for task in tasks} for name, video in videos.items()}
-    blank = {name: np.full((len(v.frames), len(LABEL_COLUMNS)), np.nan, np.float32) for name, v in videos.items()}
-    labels = {name: blank[name] if video.labels is None else video.labels for name, video in videos.items()}
-    found = {
-        part: bootstrap(predicted, labels, edition=edition, part=part, resamples=resamples) for part in INTERVAL_OF
-    }
-    return found | {"p_mtl": found["score"] if edition == "mtl" else None}
-
-
-def _unused_name(path: Path, taken: dict) -> str:
-    name = path.stem if path.is_file() and path.stem != "predictions" else (path if path.is_dir() else path.parent).name
-    return name if name not in taken else str(path)
+    labels = {name: video.truth for name, video in videos.items()}
+    intervals = {}
+    for part in ("score", *TASKS):
+        intervals[part] = bootstrap(predicted, labels, edition=edition, part=part, resamples=resamples)
+    return intervals | {"p_mtl": intervals["score"] if edition == "mtl" else None}

@@ -1,49 +1,48 @@
-"""What fitting on labelled predictions maximises, and how it is judged: by videos it has not seen."""
+"""The score that fitting on labelled predictions maximises, and the split in halves on which a fit is judged."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
 from abaw_seq.data.annotations import VideoLabels
 from abaw_seq.data.folds import make_folds, source_video
-from abaw_seq.data.prediction_file import VideoPredictions
+from abaw_seq.data.prediction_file import Videos
 from abaw_seq.errors import UserError
 from abaw_seq.metrics import score
 from abaw_seq.tasks import AU, TASKS
 
 GAIN = 1e-9
-Videos = dict[str, VideoPredictions]
 
 
 def task_score(task: str, values: np.ndarray, labels: np.ndarray) -> float | None:
-    """The official score of one task's predictions (N, ...) against labels (N, 15), None without labels.
+    """The official score of one task's predictions (N, ...) against labels (N, 15); None without labels.
 
-    Where some action units have no labelled frame it is the mean over the others.
+    Action units without a labelled frame are left out of the mean.
     """
-    found = score({task: values}, labels)
-    if task != AU.name or found[task] is not None:
-        return found[task]
-    known = [f1 for f1 in found["au_f1"].values() if f1 is not None]
+    scores = score({task: values}, labels)
+    if task != AU.name or scores[task] is not None:
+        return scores[task]
+    known = [f1 for f1 in scores["au_f1"].values() if f1 is not None]
     return float(np.mean(known)) if known else None
 
 
-def labelled_videos(videos: Mapping[str, VideoPredictions], where: str) -> Videos:
-    """The videos that carry a label of a task they predict; UserError naming `where` if none does."""
-    found = {
+def labelled_videos(videos: Videos, where: str) -> Videos:
+    """The videos that have a label of a task they predict; UserError naming `where` if there is none."""
+    labelled = {
         name: video
         for name, video in videos.items()
         if video.labels is not None
         and any(not np.isnan(video.labels[:, TASKS[task].columns]).all() for task in video.outputs)
     }
-    if not found:
+    if not labelled:
         raise UserError(f"{where}: holds no labels to fit on; name labelled predictions")
-    return found
+    return labelled
 
 
-def halves(videos: Mapping[str, VideoPredictions]) -> tuple[list[str], list[str]] | None:
-    """Two parts of labelled videos, alike in frames and labels; None for a single source video.
+def halves(videos: Videos) -> tuple[list[str], list[str]] | None:
+    """The names of labelled videos in two parts with similar counts of frames and labels; None for one source video.
 
     The two sides of a two-person video stay together.
     """
@@ -55,9 +54,9 @@ def halves(videos: Mapping[str, VideoPredictions]) -> tuple[list[str], list[str]
 
 
 def cross_fitted(videos: Videos, fit: Callable[[Videos], Callable[[Videos], Videos]]) -> Videos | None:
-    """Each half of the videos as changed by what was fitted on the other half.
+    """Each half of the videos, changed by what was fitted on the other half; None for too few videos.
 
-    `fit` takes labelled videos and gives what to apply. None where there are too few videos.
+    `fit` takes labelled videos and returns a function that changes videos.
     """
     parts = halves(videos)
     if parts is None:

@@ -1,16 +1,14 @@
 """What is done to predictions after the model: smoothing, AU thresholds, expression biases.
 
-All of it is fitted on labelled predictions (validation, or out-of-fold), stored in the run folder as
-`postprocess.yaml`, and applied as stored to other predictions of the run. Applying gives probabilities
-again, in which a unit's threshold has become 0.5 and the biases are part of the expressions'
-probabilities, so that everything downstream decides as always. `predictions.h5` of a run stays as the
-model made it.
+They are fitted on labelled predictions (validation, or out-of-fold), stored in the run folder as `postprocess.yaml`,
+and applied as stored to other predictions of the run. Applying them gives probabilities again: a unit's threshold has
+become 0.5, and the biases are part of the expressions' probabilities, so that whatever reads them decides as always.
+`predictions.h5` of a run stays as the model made it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from abaw_seq import config as configs
-from abaw_seq.data.prediction_file import VideoPredictions, concatenated, read_predictions
+from abaw_seq.data.prediction_file import VideoPredictions, Videos, concatenated, score_videos
 from abaw_seq.errors import UserError
 from abaw_seq.files import write_text
-from abaw_seq.metrics import USUAL_THRESHOLD, score
+from abaw_seq.metrics import USUAL_THRESHOLD
 from abaw_seq.results.decisions import best_biases, best_thresholds, shift_action_units, shift_expressions
-from abaw_seq.results.objective import GAIN, Videos, cross_fitted, labelled_videos, task_score
+from abaw_seq.results.objective import GAIN, cross_fitted, labelled_videos, task_score
+from abaw_seq.results.reading import read_current
 from abaw_seq.results.smooth import KINDS, Smoothing, smooth
 from abaw_seq.run_folder import POSTPROCESS, read_scores, write_scores
 from abaw_seq.tasks import ACTION_UNITS, AU, EXPRESSION, EXPRESSIONS, TASKS
@@ -52,8 +51,8 @@ class Postprocess:
         if len(self.expression_biases) != len(EXPRESSIONS) or not np.isfinite(self.expression_biases).all():
             raise ValueError(f"expression_biases must be {len(EXPRESSIONS)} finite numbers")
 
-    def apply(self, videos: Mapping[str, VideoPredictions]) -> Videos:
-        """New predictions, smoothed and with the fitted decisions folded in; labels stay."""
+    def apply(self, videos: Videos) -> Videos:
+        """New predictions, smoothed and with thresholds and biases folded in; labels stay."""
         return {name: self._apply(name, video) for name, video in videos.items()}
 
     def _apply(self, name: str, video: VideoPredictions) -> VideoPredictions:
@@ -75,79 +74,76 @@ class Postprocess:
 
 
 def fit_postprocess(videos: Videos, *, fitted_on: str = "", decisions: bool = True) -> Postprocess:
-    """Fit each task's smoothing and decisions to its official score on labelled predictions.
+    """Fit each task's smoothing and decisions (thresholds or biases) to its official score on labelled predictions.
 
-    A task keeps what was fitted only if that helps videos it was not fitted on: each half of the
-    videos is scored with what the other half would have chosen. (With a single source video there
-    are no halves, and everything is kept.) Without `decisions` only the smoothing is fitted.
+    A task keeps what was fitted only if that helps other videos: each half of the videos is scored with what was
+    fitted on the other half. (A single source video has no halves, and everything is kept.) Without `decisions` only
+    the smoothing is fitted.
     """
-    found = fit_in_sample(videos, decisions=decisions)
+    fitted = fit_in_sample(videos, decisions=decisions)
     trial = cross_fitted(videos, lambda part: fit_in_sample(part, decisions=decisions).apply)
     if trial is not None:
         (before, labels), (after, _) = concatenated(videos), concatenated(trial)
         for task in before:
             scores = [task_score(task, outputs[task], labels) for outputs in (before, after)]
             if None not in scores and scores[1] <= scores[0]:
-                found = _without(found, task)
-    return dataclasses.replace(found, fitted_on=fitted_on)
+                fitted = _without(fitted, task)
+    return dataclasses.replace(fitted, fitted_on=fitted_on)
 
 
 def fit_in_sample(videos: Videos, *, decisions: bool = True) -> Postprocess:
-    """What scores best on these very videos: decisions, then smoothing under them, then decisions again."""
+    """Fit to the score on these very videos: decisions, then smoothing under them, then decisions again."""
     outputs, labels = concatenated(videos)
     frames = np.concatenate([video.frames for video in videos.values()])
     codes = np.repeat(np.arange(len(videos)), [len(video.frames) for video in videos.values()])
-    found = Postprocess()
+    fitted = Postprocess()
     for task, values in outputs.items():
         if np.isnan(labels[:, TASKS[task].columns]).all():
             continue
         if decisions:
-            found = _with_decisions(found, task, values, labels)
-        found = _with_smoothing(found, task, values, labels, frames, codes)
-        if decisions and task in found.smoothing:
-            smoothed = smooth(values, frames, found.smoothing[task], videos=codes)
-            found = _with_decisions(found, task, smoothed, labels)
-    return found
+            fitted = _with_decisions(fitted, task, values, labels)
+        fitted = _with_smoothing(fitted, task, values, labels, frames, codes)
+        if decisions and task in fitted.smoothing:
+            smoothed = smooth(values, frames, fitted.smoothing[task], videos=codes)
+            fitted = _with_decisions(fitted, task, smoothed, labels)
+    return fitted
 
 
-def _with_decisions(found: Postprocess, task: str, values: np.ndarray, labels: np.ndarray) -> Postprocess:
+def _with_decisions(fitted: Postprocess, task: str, values: np.ndarray, labels: np.ndarray) -> Postprocess:
     truth = labels[:, TASKS[task].columns]
     if task == AU.name:
-        thresholds = best_thresholds(values, truth, np.array(found.au_thresholds))
-        return dataclasses.replace(found, au_thresholds=tuple(thresholds.tolist()))
+        thresholds = best_thresholds(values, truth, np.array(fitted.au_thresholds))
+        return dataclasses.replace(fitted, au_thresholds=tuple(thresholds.tolist()))
     if task == EXPRESSION.name:
-        biases = best_biases(values, truth[:, 0], np.array(found.expression_biases))
-        return dataclasses.replace(found, expression_biases=tuple(biases.tolist()))
-    return found
+        biases = best_biases(values, truth[:, 0], np.array(fitted.expression_biases))
+        return dataclasses.replace(fitted, expression_biases=tuple(biases.tolist()))
+    return fitted
 
 
 def _with_smoothing(
-    found: Postprocess, task: str, values: np.ndarray, labels: np.ndarray, frames: np.ndarray, codes: np.ndarray
+    fitted: Postprocess, task: str, values: np.ndarray, labels: np.ndarray, frames: np.ndarray, codes: np.ndarray
 ) -> Postprocess:
-    best, chosen = task_score(task, found.decide(task, values), labels), None
+    best, chosen = task_score(task, fitted.decide(task, values), labels), None
     for kind in KINDS:
         top, falling = -np.inf, 0
         for window in WINDOWS:
             smoothing = Smoothing(kind, window)
-            smoothed = found.decide(task, smooth(values, frames, smoothing, videos=codes))
+            smoothed = fitted.decide(task, smooth(values, frames, smoothing, videos=codes))
             reached = task_score(task, smoothed, labels)
             if reached > best + GAIN:
                 best, chosen = reached, smoothing
             top, falling = max(top, reached), falling + 1 if reached < top - GAIN else 0
-            if falling == 2:  # wider ones only blur more
+            if falling == 2:  # wider windows only blur more
                 break
-    return found if chosen is None else dataclasses.replace(found, smoothing={**found.smoothing, task: chosen})
+    return fitted if chosen is None else dataclasses.replace(fitted, smoothing={**fitted.smoothing, task: chosen})
 
 
-def _without(found: Postprocess, task: str) -> Postprocess:
-    plain = Postprocess()
-    smoothing = {name: kept for name, kept in found.smoothing.items() if name != task}
-    found = dataclasses.replace(found, smoothing=smoothing)
-    if task == AU.name:
-        return dataclasses.replace(found, au_thresholds=plain.au_thresholds)
-    if task == EXPRESSION.name:
-        return dataclasses.replace(found, expression_biases=plain.expression_biases)
-    return found
+def _without(fitted: Postprocess, task: str) -> Postprocess:
+    """The same with nothing done to one task."""
+    usual = {AU.name: "au_thresholds", EXPRESSION.name: "expression_biases"}
+    changes = {usual[task]: getattr(Postprocess(), usual[task])} if task in usual else {}
+    smoothing = {name: kept for name, kept in fitted.smoothing.items() if name != task}
+    return dataclasses.replace(fitted, smoothing=smoothing, **changes)
 
 
 def save_postprocess(run: Path, postprocess: Postprocess) -> None:
@@ -156,43 +152,38 @@ def save_postprocess(run: Path, postprocess: Postprocess) -> None:
 
 
 def load_postprocess(run: Path) -> Postprocess | None:
-    """What is stored in a run folder, None if nothing is; UserError naming the key that does not fit."""
+    """Read `postprocess.yaml` of a run folder, None where there is none; UserError naming the key that does not fit."""
     path = run / POSTPROCESS
     return configs.load(Postprocess, path) if path.is_file() else None
 
 
 def postprocessed(run: Path, videos: Videos) -> Videos:
-    """Predictions of a run as its `postprocess.yaml` changes them; as they are where it has none."""
+    """Predictions of a run, changed as its `postprocess.yaml` says; the same where it has none."""
     stored = load_postprocess(run)
     return videos if stored is None else stored.apply(videos)
 
 
 def fit_run(run: Path, fit_on: Path | None = None) -> dict[str, Any]:
-    """Fit a run's postprocessing, store it, and put what it scores into `scores.json`.
+    """Fit a run's postprocessing, store it, and add its scores to `scores.json`; returns the new content of that.
 
-    Fitted on the run's own labelled predictions, or on those of `fit_on` (such as out-of-fold ones).
-    `tuned` is the score of the run's predictions with it; `tuned_on` says whether that is on the data it
-    was fitted on, and then `cross_fitted` is what it scores when each half of the videos is tuned by the
-    other. Returns the new content of `scores.json`.
+    Fitted on the run's own labelled predictions, or on those of `fit_on` (such as out-of-fold ones). `tuned` are the
+    scores of the run's predictions with it, and `tuned_on` says whether on the labels it was fitted on. Then
+    `cross_fitted` are the scores with each half of the videos changed by what was fitted on the other half.
     """
     if not run.is_dir():
-        raise UserError(f"{run}: not a run folder; --fit stores its result in one")
-    videos = labelled_videos(read_predictions(run), str(run))
-    source = videos if fit_on is None else labelled_videos(read_predictions(fit_on), str(fit_on))
-    found = fit_postprocess(source, fitted_on=_described(fit_on or run, source))
-    tuned = found.apply(videos)
-    same = sorted(set(source) & set(videos))
-    honest = None
-    if fit_on is None:
-        honest = cross_fitted(videos, lambda part: fit_postprocess(part).apply)
+        raise UserError(f"{run}: not a run folder, in which the postprocessing could be stored")
+    videos = labelled_videos(read_current(run), str(run))
+    source = videos if fit_on is None else labelled_videos(read_current(fit_on), str(fit_on))
+    fitted = fit_postprocess(source, fitted_on=_described(fit_on or run, source))
+    by_halves = cross_fitted(videos, lambda part: fit_postprocess(part).apply) if fit_on is None else None
     scores = read_scores(run) or {"edition": "mtl", "split": "val", "best_epoch": None}
     scores |= {
-        "untuned": score(*concatenated(videos)),
-        "tuned": score(*concatenated(tuned)),
-        "tuned_on": "the labels scored here" if same else f"other videos ({fit_on})",
-        "cross_fitted": None if honest is None else score(*concatenated(honest)),
+        "untuned": score_videos(videos),
+        "tuned": score_videos(fitted.apply(videos)),
+        "tuned_on": f"other videos ({fit_on})" if source.keys().isdisjoint(videos) else "the labels scored here",
+        "cross_fitted": None if by_halves is None else score_videos(by_halves),
     }
-    save_postprocess(run, found)
+    save_postprocess(run, fitted)
     write_scores(run, scores)
     return scores
 

@@ -89,7 +89,7 @@ def test_crossval_writes_folds_trains_them_and_goes_on(toy_feats, tmp_path, caps
         row = next(line for line in table.splitlines() if f"│ {name} " in line)
         assert f"{found['p_mtl']:.3f}" in row and f"{found['au']:.3f}" in row
     assert run(*arguments, "--folds", 2) == 2
-    assert "already holds folds; resume them" in capsys.readouterr().err
+    assert "already holds folds: resume them" in capsys.readouterr().err
     assert run(*arguments, "--folds", 2, "--resume") == 0
     assert run("evaluate", folder, folder / "1", "--summary") == 0
 
@@ -126,8 +126,8 @@ def test_features_that_people_bring_are_trained_labelled_and_predicted(toy_feats
 
 
 MISTAKES = {
-    "--edition mlt: unknown": lambda t, r, f: ["evaluate", r, "--edition", "mlt"],
-    "--split dev: unknown": lambda t, r, f: ["evaluate", r, "--split", "dev"],
+    "edition mlt is unknown": lambda t, r, f: ["evaluate", r, "--edition", "mlt"],
+    "split dev is unknown": lambda t, r, f: ["evaluate", r, "--split", "dev"],
     "what to submit is not known": lambda t, r, f: ["submit", r, "-o", t / "o.txt"],
     "no such list": lambda t, r, f: ["submit", r, "-o", t / "o.txt", "--list", t / "none.txt"],
     "submit takes a run": lambda t, r, f: ["submit", "--list", t / "list.txt"],

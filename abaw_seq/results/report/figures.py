@@ -1,4 +1,4 @@
-"""Which figures a report holds, and what of the runs each one shows."""
+"""The figures of a report: which there are, and what they show of the runs."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from abaw_seq.data.prediction_file import VideoPredictions, concatenated
+from abaw_seq.data.prediction_file import VideoPredictions, Videos, concatenated
 from abaw_seq.results.report import plots
-from abaw_seq.results.report.page import Plot, Run
+from abaw_seq.results.report.page import Plot, ReportedRun
 from abaw_seq.results.report.plot_style import DARK, LIGHT, Ink, png
-from abaw_seq.tasks import EXPRESSIONS
+from abaw_seq.tasks import AU, EXPRESSIONS
 from abaw_seq.terminal import progress
 
 TIMELINES = 4
-SHORTEST_TIMELINE = 30  # frames; a shorter video says little about a course over time
+SHORTEST_TIMELINE = 30
+"""Frames; a shorter video shows little of a course over time."""
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A figure still to be drawn, once in the inks of each page."""
+    """A figure that is still to be drawn, in the colours of a light and a dark page."""
 
     name: str
     caption: str
@@ -30,8 +31,8 @@ class _Job:
     run: str | None = None
 
 
-def draw_figures(runs: list[Run]) -> list[Plot]:
-    """All figures that the runs have data for, those that compare runs first."""
+def draw_figures(runs: list[ReportedRun]) -> list[Plot]:
+    """All figures for which the runs have data, those that compare runs first."""
     jobs = _shared_jobs(runs)
     chosen = _timeline_videos(runs)
     for run, slug in zip(runs, _slugs(runs), strict=True):
@@ -45,7 +46,7 @@ def draw_figures(runs: list[Run]) -> list[Plot]:
     return drawn
 
 
-def _shared_jobs(runs: list[Run]) -> list[_Job]:
+def _shared_jobs(runs: list[ReportedRun]) -> list[_Job]:
     jobs = []
     histories = {run.name: run.epochs for run in runs if run.epochs}
     if histories:
@@ -61,35 +62,33 @@ def _shared_jobs(runs: list[Run]) -> list[_Job]:
     return jobs
 
 
-def _run_jobs(run: Run, slug: str, chosen: list[str]) -> list[_Job]:
-    """The figures of one run's predictions; `chosen` names the videos whose course is drawn."""
+def _run_jobs(run: ReportedRun, slug: str, chosen: list[str]) -> list[_Job]:
+    """The figures of one run's predictions; `chosen`: the videos whose timeline is drawn."""
     jobs = []
+
+    def add(kind: str, caption: str, draw: Callable[[Ink], Figure]) -> None:
+        jobs.append(_Job(f"{kind}_{slug}", caption, draw, run.name))
+
     counts = _confusion(run.predictions)
     if counts.any():
-        caption = f"Confusion of expressions, {run.name}."
-        jobs.append(_Job(f"confusion_{slug}", caption, lambda ink: plots.confusion_matrix(counts, ink), run.name))
+        add("confusion", f"Confusion of expressions, {run.name}.", lambda ink: plots.confusion_matrix(counts, ink))
     if not any({"valence", "arousal"} & video.outputs.keys() for video in run.predictions.values()):
         return jobs
     tracks = [_track(name, run.predictions[name]) for name in chosen if name in run.predictions]
     if tracks:
         caption = f"Valence and arousal over time, {run.name}: a few videos, chosen alike for every run."
-        jobs.append(_Job(f"timeline_{slug}", caption, lambda ink: plots.timelines(tracks, ink), run.name))
+        add("timeline", caption, lambda ink: plots.timelines(tracks, ink))
     true = concatenated(run.predictions)[1][:, :2]
     predicted = np.concatenate([_predicted_va(video) for video in run.predictions.values()])
     caption = f"Valence and arousal, {run.name}: a darker cell holds more frames (logarithmic)."
-    density = _Job(
-        f"valence_arousal_{slug}",
-        caption,
-        lambda ink: plots.valence_arousal_density(true, predicted, ink),
-        run.name,
-    )
-    return [*jobs, density]
+    add("valence_arousal", caption, lambda ink: plots.valence_arousal_density(true, predicted, ink))
+    return jobs
 
 
-def _timeline_videos(runs: list[Run]) -> list[str]:
-    """Names of a few videos, from the first run's best to its worst by valence and arousal error.
+def _timeline_videos(runs: list[ReportedRun]) -> list[str]:
+    """A few videos, the same for all runs: from the first run's smallest to its largest valence and arousal error.
 
-    Without labels, the longest videos. All runs show the same ones, so that they can be compared.
+    Without labels, the longest videos.
     """
     videos = next((run.predictions for run in runs if run.predictions), {})
     long = {name: video for name, video in videos.items() if len(video.frames) >= SHORTEST_TIMELINE} or videos
@@ -102,17 +101,13 @@ def _timeline_videos(runs: list[Run]) -> list[str]:
 
 
 def _track(name: str, video: VideoPredictions) -> plots.VideoTrack:
-    return plots.VideoTrack(name, video.frames, _va_labels(video), _predicted_va(video))
+    return plots.VideoTrack(name, video.frames, video.truth[:, :2], _predicted_va(video))
 
 
 def _mean_error(video: VideoPredictions) -> float:
-    difference = np.abs(_predicted_va(video) - _va_labels(video))
+    difference = np.abs(_predicted_va(video) - video.truth[:, :2])
     known = np.isfinite(difference)
     return float(difference[known].mean()) if known.any() else np.nan
-
-
-def _va_labels(video: VideoPredictions) -> np.ndarray:
-    return np.full((len(video.frames), 2), np.nan) if video.labels is None else video.labels[:, :2]
 
 
 def _predicted_va(video: VideoPredictions) -> np.ndarray:
@@ -120,7 +115,7 @@ def _predicted_va(video: VideoPredictions) -> np.ndarray:
     return np.stack([video.outputs.get(task, missing) for task in ("valence", "arousal")], axis=1)
 
 
-def _confusion(predictions: dict[str, VideoPredictions]) -> np.ndarray:
+def _confusion(predictions: Videos) -> np.ndarray:
     """(8, 8) frames by true and predicted expression."""
     from sklearn.metrics import confusion_matrix  # takes a second to import
 
@@ -132,17 +127,17 @@ def _confusion(predictions: dict[str, VideoPredictions]) -> np.ndarray:
     return confusion_matrix(true[known], predicted[known], labels=classes)
 
 
-def _base_rates(runs: list[Run]) -> np.ndarray | None:
+def _base_rates(runs: list[ReportedRun]) -> np.ndarray | None:
     """(12,) share of labelled frames on which each action unit is on, from the first run with labels."""
     for run in runs:
-        labels = [video.labels[:, 3:] for video in run.predictions.values() if video.labels is not None]
-        if labels and np.isfinite(stacked := np.concatenate(labels)).any():
-            counts = np.isfinite(stacked).sum(axis=0)
-            return np.where(counts > 0, np.nansum(stacked, axis=0) / np.maximum(counts, 1), np.nan)
+        labels = [video.truth[:, AU.columns] for video in run.predictions.values()]
+        if labels and np.isfinite(units := np.concatenate(labels)).any():
+            counts = np.isfinite(units).sum(axis=0)
+            return np.where(counts > 0, np.nansum(units, axis=0) / np.maximum(counts, 1), np.nan)
     return None
 
 
-def _slugs(runs: list[Run]) -> list[str]:
-    """A file name for each run, distinct and free of anything a path could mean."""
+def _slugs(runs: list[ReportedRun]) -> list[str]:
+    """A file name for each run, distinct, of characters that have no meaning in a path."""
     plain = [re.sub(r"[^A-Za-z0-9.-]+", "_", run.name).strip("._")[:60] or "run" for run in runs]
     return [slug if plain.count(slug) == 1 else f"{slug}_{k}" for k, slug in enumerate(plain, start=1)]

@@ -10,40 +10,39 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from html import escape
 from importlib import resources
 
-from abaw_seq.data.prediction_file import VideoPredictions
+from abaw_seq.data.prediction_file import Videos
 from abaw_seq.results.report.page_data import VA_ERROR, scrubber_data
+from abaw_seq.results.tables import SCORE_NAMES, is_number, number
+from abaw_seq.run_folder import FIGURES
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
 
 SCRIPTS = ("page_data.js", "page_timeline.js", "page_panel.js", "page.js")
 KINDS = ("untuned", "tuned")
-SCORE_COLUMNS = {
-    "p_mtl": "P_MTL",
-    "valence": "CCC valence",
-    "arousal": "CCC arousal",
-    "expression": "F1 expression",
-    "au": "F1 action units",
-}
 
 
 @dataclass(frozen=True)
-class Run:
-    """What the report knows of one run; an absent part is None or empty."""
+class ReportedRun:
+    """What the report shows of one run; a part that is absent is None or empty."""
 
     name: str
-    scores: dict | None = None  # scores.json
-    epochs: list[dict] = field(default_factory=list)  # metrics.jsonl
-    predictions: dict[str, VideoPredictions] = field(default_factory=dict)
-    documents: dict[str, str] = field(default_factory=dict)  # file name -> text, shown as it is
+    scores: dict | None = None
+    """The content of `scores.json`."""
+    epochs: list[dict] = field(default_factory=list)
+    """The lines of `metrics.jsonl`."""
+    predictions: Videos = field(default_factory=dict)
+    documents: dict[str, str] = field(default_factory=dict)
+    """{file name: text}, shown as it is."""
+    note: str = ""
+    """How its labels differ from those in training."""
 
     def score(self, kind: str) -> dict:
-        """The `untuned` or `tuned` scores, empty where there are none."""
+        """The `untuned` or `tuned` scores, empty if absent."""
         return (self.scores or {}).get(kind) or {}
 
 
@@ -55,11 +54,12 @@ class Plot:
     caption: str
     light: bytes
     dark: bytes
-    run: str | None = None  # None: it shows all runs
+    run: str | None = None
+    """The run that it shows; None if it shows all runs."""
 
 
-def render_page(runs: list[Run], plots: list[Plot], *, image_base: str | None) -> str:
-    """The whole page. image_base: URL of the folder of video folders, relative to the page, or None."""
+def render_page(runs: list[ReportedRun], plots: list[Plot], *, image_base: str | None) -> str:
+    """The whole page. `image_base`: URL of the folder of video folders, relative to the page, or None."""
     style, script = _asset("page.css"), _script()
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     data = scrubber_data({run.name: run.predictions for run in runs}, image_base)
@@ -79,19 +79,12 @@ def render_page(runs: list[Run], plots: list[Plot], *, image_base: str | None) -
         "scrubber_title": "Where the model is wrong" if data["labelled"] else "What the model predicts",
         "data": _json(data),
     }
-    # One pass: a marker inside an inserted text stays text.
+    # In one pass, so that a marker inside an inserted text stays text.
     return re.sub(r"\{\{(\w+)\}\}", lambda marker: parts[marker[1]], _asset("page.html"))
 
 
-def number(value: object, digits: int = 3) -> str:
-    """A score as text; `n/a` for what is no finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return "n/a"
-    return f"{value:.{digits}f}"
-
-
 def _json(value: object) -> str:
-    """JSON that cannot end the script element that holds it."""
+    """JSON that cannot end the script element it stands in."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
@@ -109,7 +102,7 @@ def _script() -> str:
     return '(() => {\n"use strict";\n' + "\n".join(_asset(name) for name in SCRIPTS) + "})();\n"
 
 
-def _summary(runs: list[Run]) -> str:
+def _summary(runs: list[ReportedRun]) -> str:
     videos = {name: len(video.frames) for run in runs for name, video in run.predictions.items()}
     splits = sorted({str(run.scores["split"]) for run in runs if run.scores and "split" in run.scores})
     editions = sorted({str(run.scores["edition"]) for run in runs if run.scores and "edition" in run.scores})
@@ -119,18 +112,18 @@ def _summary(runs: list[Run]) -> str:
     return " · ".join(words)
 
 
-def _score_table(runs: list[Run]) -> str:
+def _score_table(runs: list[ReportedRun]) -> str:
     rows = [(run.name, {kind: run.score(kind) for kind in KINDS}) for run in runs]
     if not any(values for _, kinds in rows for values in kinds.values()):
         return "<p>No labels, so no scores.</p>"
-    columns = dict(SCORE_COLUMNS)
-    if all(number(run.score("untuned").get("p_mtl")) == "n/a" for run in runs):
+    columns = SCORE_NAMES
+    if not any(is_number(run.score("untuned").get("p_mtl")) for run in runs):
         # Editions other than MTL have a total of their own.
-        columns = {"score": "total"} | {key: title for key, title in SCORE_COLUMNS.items() if key != "p_mtl"}
+        columns = {"score": "total"} | {key: title for key, title in SCORE_NAMES.items() if key != "p_mtl"}
     return _table("scores", columns, rows)
 
 
-def _class_tables(runs: list[Run]) -> str:
+def _class_tables(runs: list[ReportedRun]) -> str:
     tables = []
     for part, title, names in (
         ("expression_f1", "F1 of each expression", EXPRESSIONS),
@@ -169,11 +162,11 @@ def _table(name: str, columns: dict[str, str], rows: list[tuple[str, dict[str, d
 
 
 def _largest(values: Iterable[object]) -> object:
-    return max((value for value in values if number(value) != "n/a"), default=None)
+    return max(filter(is_number, values), default=None)
 
 
-def _score_note(runs: list[Run]) -> str:
-    notes = []
+def _score_note(runs: list[ReportedRun]) -> str:
+    notes = [f"{run.name}: {run.note}; scores per epoch are as recorded in training." for run in runs if run.note]
     frames = [run.score("untuned").get("frames") or {} for run in runs]
     if all(counts == frames[0] for counts in frames):
         counts = [f"{task} {n:,}" for task, n in frames[0].items() if isinstance(n, int) and n]
@@ -189,7 +182,7 @@ def _score_note(runs: list[Run]) -> str:
     return escape(" ".join(notes))
 
 
-def _documents(runs: list[Run]) -> str:
+def _documents(runs: list[ReportedRun]) -> str:
     sections = []
     for run in runs:
         best = (run.scores or {}).get("best_epoch")
@@ -200,7 +193,7 @@ def _documents(runs: list[Run]) -> str:
     return "".join(sections)
 
 
-def _plot_sections(runs: list[Run], plots: list[Plot]) -> str:
+def _plot_sections(runs: list[ReportedRun], plots: list[Plot]) -> str:
     shared = "".join(_figure(plot) for plot in plots if plot.run is None)
     sections = []
     for k, run in enumerate(runs):
@@ -218,7 +211,7 @@ def _figure(plot: Plot) -> str:
     return (
         f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{_image(plot.dark)}">'
         f'<img alt="{caption}" src="{_image(plot.light)}"></picture>'
-        f"<figcaption>{caption} <code>report/{file}</code></figcaption></figure>"
+        f"<figcaption>{caption} <code>{FIGURES}/{file}</code></figcaption></figure>"
     )
 
 

@@ -1,4 +1,4 @@
-"""What the report's scrubber is given: every run's frames, labels and predictions, small enough to inline.
+"""The data of the report's scrubber: every run's frames, labels and predictions, small enough to be inlined.
 
 A frame costs about 50 bytes of the page for its labels and 32 for each run's predictions.
 """
@@ -10,12 +10,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from abaw_seq.data.prediction_file import VideoPredictions
+from abaw_seq.data.prediction_file import Videos
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS, TASKS
 
-VA_ERROR = 0.25  # a difference above this is shown as a mistake
+VA_ERROR = 0.25
+"""A larger difference in valence or arousal is shown as an error."""
 
-# Okabe and Ito's colour-blind-safe set, grey in place of black, which a dark page would swallow.
+# Okabe and Ito's colour-blind-safe set, with grey in place of black, which would not be seen on a dark page.
 EXPRESSION_COLOURS = {
     "Neutral": "#9aa0a8",
     "Anger": "#d55e00",
@@ -41,20 +42,19 @@ ACTION_UNIT_MEANINGS = {
     "AU26": "jaw drop",
 }
 
-# Values travel as small integers: probabilities as 0..253 (253 puts 0.5 exactly between two steps, so that
-# the side of 0.5 survives), valence and arousal in thousandths.
+# Values are stored as small integers: probabilities as 0..253 (253 puts 0.5 exactly between two steps, so that rounding
+# moves none over it), valence and arousal in thousandths.
 PROBABILITY_STEPS = 253
 VALUE_STEPS = 1000
 NO_BYTE = 255
 NO_VALUE = -32768
 
 
-def scrubber_data(runs: Mapping[str, Mapping[str, VideoPredictions]], image_base: str | None) -> dict:
-    """What the page's script shows, as plain values that JSON can hold.
+def scrubber_data(runs: Mapping[str, Videos], image_base: str | None) -> dict:
+    """The data of the page's script, {name of a run: predictions}, as plain values that JSON can hold.
 
-    runs: run -> video -> predictions. image_base: URL of the folder of video folders, or None.
-    Arrays are base64 of little-endian integers, row by row. Frames and labels that runs have in common
-    are stored once, under `truths`.
+    `image_base`: URL of the folder of video folders, or None. Arrays are base64 of little-endian integers, row by row.
+    Frames and labels that runs have in common are stored once, under `truths`.
     """
     truths: dict[tuple[bytes, bytes], dict] = {}
     packed_runs = []
@@ -100,7 +100,7 @@ def _pack_outputs(outputs: dict[str, np.ndarray]) -> dict:
     for task, values in outputs.items():
         packed[task] = _values(values) if task in ("valence", "arousal") else _probabilities(values)
     if "expression" in outputs:
-        # Taken before rounding, which can tie the two largest probabilities.
+        # Chosen before rounding, which can make the two largest probabilities equal.
         packed["decision"] = _base64(outputs["expression"].argmax(axis=1), "u1")
     return packed
 

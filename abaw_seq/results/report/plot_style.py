@@ -1,4 +1,4 @@
-"""How the report's figures look: inks for a light and a dark page, margins, axes, PNG.
+"""How the report's figures look: colours for a light and a dark page, margins, axes, PNG.
 
 Figures are built on `matplotlib.figure.Figure` directly: pyplot and its global state are not touched.
 """
@@ -16,22 +16,23 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-WIDTH = 10.2  # inches, the width of the page's column
+WIDTH = 10.2
+"""Inches: the width of the page's column."""
 DPI = 140
 RUN_STYLES = ("-", "--", "-.", ":")
 
 
 @dataclass(frozen=True)
 class Ink:
-    """The colours of a figure; the same as those of the page around it (page.css)."""
+    """The colours of a figure, the same as those of the page around it (page.css)."""
 
     paper: str
     text: str
     muted: str
     line: str
     accent: str
-    # Okabe and Ito's colour-blind-safe set, in an order in which the first few differ most.
     cycle: tuple[str, ...] = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8a8f98")
+    """One colour per run: Okabe and Ito's colour-blind-safe set, in an order in which the first few differ most."""
 
 
 LIGHT = Ink(paper="#ffffff", text="#1b1f24", muted="#5f6875", line="#dfe3e8", accent="#0072b2")
@@ -42,7 +43,7 @@ DARK = Ink(
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file of at most 256 colours, a third of the size of the full-colour one."""
+    """The figure as a PNG file of at most 256 colours, which is much smaller than one of all colours."""
     from PIL import Image  # a dependency of matplotlib
 
     canvas = FigureCanvasAgg(figure)
@@ -68,7 +69,7 @@ def figure_grid(
 ) -> tuple[Figure, np.ndarray]:
     """A figure and its axes (rows, columns), each `panel` inches high, under a legend of the handles.
 
-    Margins are set in inches: what matplotlib's own layout would find takes it as long as the drawing.
+    Margins are given in inches, because matplotlib's own layout takes as long to compute as the drawing.
     """
     legend_columns = min(len(handles), 6 if all(len(h.get_label()) <= 30 for h in handles) else 3)
     legend = 0.08 + 0.2 * math.ceil(len(handles) / legend_columns) if handles else 0

@@ -1,8 +1,8 @@
 """The report's figures: training curves, confusion matrix, action-unit bars, timelines, densities.
 
-Each function draws one figure from plain values, in the inks of a light or a dark page.
-Names come from files, so every text that shows one goes through `plain`, and is kept from matplotlib,
-which would read a `$` as the start of a formula, by `parse_math=False`.
+Each function draws one figure from plain values, in the colours (`Ink`) of a light or a dark page. Names come from
+files, so every text that shows one goes through `plain`, and `parse_math=False` keeps matplotlib from reading a `$` as
+the start of a formula.
 """
 
 from __future__ import annotations
@@ -27,26 +27,30 @@ from abaw_seq.results.report.plot_style import (
     run_line_style,
     style_axis,
 )
+from abaw_seq.results.tables import is_number
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
 
 LONGEST_BRIDGE = 30
-"""Missing frames, about a second, over which a line goes on."""
+"""A line goes on over a gap of this many frame numbers, about a second."""
 
 
 @dataclass(frozen=True)
 class VideoTrack:
-    """Valence and arousal of one video: `frames` (N,), `true` and `predicted` (N, 2), NaN where unknown."""
+    """Valence and arousal of one video."""
 
     name: str
     frames: np.ndarray
+    """Frame numbers (N,)."""
     true: np.ndarray
+    """Labels (N, 2), NaN where there is none."""
     predicted: np.ndarray
+    """Predictions (N, 2), NaN where there is none."""
 
 
 def training_curves(histories: dict[str, list[dict]], best: dict[str, int | None], ink: Ink) -> Figure:
     """Loss and validation scores per epoch, one panel each, one line per run.
 
-    histories: run -> lines of metrics.jsonl; best: run -> the epoch whose weights were kept, marked by a dot.
+    `histories`: {run: lines of metrics.jsonl}; `best`: {run: the epoch whose weights were kept}, marked by a dot.
     """
     panels = (
         ("training loss", "train", "loss"),
@@ -67,7 +71,7 @@ def training_curves(histories: dict[str, list[dict]], best: dict[str, int | None
         for k, (run, epochs) in enumerate(histories.items()):
             x, y = _curve(epochs, part, key)
             look = {"color": run_colour(ink, k), "linestyle": run_line_style(ink, k)}
-            # A single epoch has no line to show.
+            # A single epoch makes no line, so it gets a marker.
             axis.plot(x, y, marker="o" if len(x) == 1 else None, markersize=4, linewidth=1.6, **look)
             if best.get(run) in x and part == "val":
                 axis.plot(best[run], y[list(x).index(best[run])], "o", color=run_colour(ink, k), markersize=5)
@@ -81,18 +85,13 @@ def training_curves(histories: dict[str, list[dict]], best: dict[str, int | None
 
 
 def confusion_matrix(counts: np.ndarray, ink: Ink) -> Figure:
-    """Confusion of expressions. counts: (8, 8) ints, true class by predicted class."""
+    """Confusion of expressions; `counts`: frames (8, 8) by true and predicted class."""
     totals = counts.sum(axis=1, keepdims=True)
     share = counts / np.maximum(totals, 1)
     figure, axes = figure_grid(1, 1, panel=4.9, width=8.2, left=1.0, top=0.55, bottom=0.1, ink=ink)
     axis = axes[0, 0]
-    style_axis(
-        axis,
-        ink,
-        "rows: true expression, columns: predicted; share of the row, frames below",
-        grid=False,
-        pad=22,
-    )
+    title = "rows: true expression, columns: predicted; share of the row, frames below"
+    style_axis(axis, ink, title, grid=False, pad=22)
     colours = LinearSegmentedColormap.from_list("share", [ink.paper, ink.accent])
     axis.imshow(share, cmap=colours, vmin=0, vmax=1, aspect="auto")
     for row in range(len(EXPRESSIONS)):
@@ -109,9 +108,8 @@ def confusion_matrix(counts: np.ndarray, ink: Ink) -> Figure:
             )  # fmt: skip
     ticks = range(len(EXPRESSIONS))
     axis.set_xticks(ticks, EXPRESSIONS, fontsize=9)
-    axis.set_yticks(
-        ticks, [f"{name}\n{int(n):,}" for name, n in zip(EXPRESSIONS, totals[:, 0], strict=True)], fontsize=9
-    )
+    names = [f"{name}\n{int(count):,}" for name, count in zip(EXPRESSIONS, totals[:, 0], strict=True)]
+    axis.set_yticks(ticks, names, fontsize=9)
     axis.tick_params(length=0, labeltop=True, labelbottom=False)
     axis.set_xticks(np.arange(-0.5, 8), minor=True)
     axis.set_yticks(np.arange(-0.5, 8), minor=True)
@@ -125,7 +123,7 @@ def action_unit_bars(
 ) -> Figure:
     """F1 of each action unit, one bar per run, over the unit's base rate.
 
-    scores, tuned: run -> action unit -> F1 (empty where there is none); base_rates: (12,), NaN where unknown.
+    `scores`, `tuned`: {run: {action unit: F1}}, the inner one empty if absent; `base_rates`: (12,), NaN where unknown.
     """
     handles = [
         Patch(color=run_colour(ink, k), label=plain(run) if len(scores) > 1 else "F1, as predicted")
@@ -171,11 +169,11 @@ def timelines(tracks: list[VideoTrack], ink: Ink) -> Figure:
             style_axis(axis, ink, f"{title} · off by {np.nanmean(error):.2f}" if np.isfinite(error).any() else title)
             frames, true, predicted = _cut_at_gaps(track.frames, track.true[:, column], track.predicted[:, column])
             axis.axhline(0, color=ink.muted, linewidth=0.6)
-            # A lone frame between two gaps would vanish without a marker.
+            # A single frame between two gaps makes no line, so it gets a marker.
             for values, colour, width in ((true, ink.text, 1.5), (predicted, ink.accent, 1.3)):
-                lone = _lone(values)
+                single = _single(values)
                 axis.plot(frames, values, color=colour, linewidth=width)
-                axis.plot(frames[lone], values[lone], ".", color=colour, markersize=3)
+                axis.plot(frames[single], values[single], ".", color=colour, markersize=3)
             axis.fill_between(frames, true, predicted, color=ink.accent, alpha=0.18, linewidth=0)
             axis.set_ylim(-1.05, 1.05)
             axis.set_yticks([-1, 0, 1])
@@ -186,9 +184,9 @@ def timelines(tracks: list[VideoTrack], ink: Ink) -> Figure:
 
 
 def valence_arousal_density(true: np.ndarray, predicted: np.ndarray, ink: Ink) -> Figure:
-    """Where frames lie: predicted over annotated values, and both in the valence-arousal plane.
+    """How many frames have which values: predicted by annotated, and both in the valence-arousal plane.
 
-    true, predicted: (N, 2) valence and arousal, NaN where unknown.
+    `true`, `predicted`: (N, 2) valence and arousal, NaN where unknown.
     """
     labelled = np.isfinite(true).any()
     panels = [("predicted frames", predicted[:, 0], predicted[:, 1], "valence", "arousal")]
@@ -225,26 +223,22 @@ def valence_arousal_density(true: np.ndarray, predicted: np.ndarray, ink: Ink) -
 def _curve(epochs: list[dict], part: str, key: str) -> tuple[list[int], list[float]]:
     """Epochs and values of one recorded number; epochs without it are left out."""
     pairs = [(line.get("epoch"), (line.get(part) or {}).get(key)) for line in epochs]
-    known = [(x, y) for x, y in pairs if _is_number(x) and _is_number(y)]
+    known = [(x, y) for x, y in pairs if is_number(x) and is_number(y)]
     return [x for x, _ in known], [y for _, y in known]
 
 
 def _heights(values: dict) -> list[float]:
-    return [values[name] if _is_number(values.get(name)) else math.nan for name in ACTION_UNITS]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return [values[name] if is_number(values.get(name)) else math.nan for name in ACTION_UNITS]
 
 
 def _cut_at_gaps(frames: np.ndarray, *columns: np.ndarray) -> list[np.ndarray]:
-    """The same with an unknown value in every gap of the frame numbers longer than `LONGEST_BRIDGE`."""
+    """Frame numbers and values, with a NaN in every gap of the frame numbers longer than `LONGEST_BRIDGE`."""
     ends = np.flatnonzero(np.diff(frames) > LONGEST_BRIDGE)
     cut = [np.insert(frames.astype(float), ends + 1, frames[ends] + 0.5)]
     return cut + [np.insert(values.astype(float), ends + 1, np.nan) for values in columns]
 
 
-def _lone(values: np.ndarray) -> np.ndarray:
+def _single(values: np.ndarray) -> np.ndarray:
     """Mask (N,) of known values between two unknown ones."""
     known = np.isfinite(values)
     before, after = np.roll(known, 1), np.roll(known, -1)

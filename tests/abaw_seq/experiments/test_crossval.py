@@ -110,7 +110,7 @@ def test_interrupted_and_resumed_is_the_same_and_finished_folds_are_passed_over(
 
 def test_what_is_there_is_never_replaced(finished, corpus, config):
     folder, folds, _ = finished
-    with pytest.raises(UserError, match="already holds folds; resume them"):
+    with pytest.raises(UserError, match="already holds folds: resume them"):
         crossvalidate(config, corpus, folds, folder, device=CPU)
     with pytest.raises(UserError, match="holds other folds"):
         crossvalidate(config, corpus, choose_folds(corpus, "2"), folder, device=CPU, resume=True)

@@ -15,8 +15,8 @@ from abaw_seq.errors import UserError
 from abaw_seq.experiments import recipe as recipes
 from abaw_seq.experiments import side_by_side
 from abaw_seq.experiments.recipe import Recipe, follow
-from abaw_seq.results.ensemble import fit_ensemble, load_ensemble
 from abaw_seq.results.postprocess import load_postprocess
+from abaw_seq.results.weights import fit_ensemble, load_ensemble
 
 CPU = torch.device("cpu")
 CHANGES = ("epochs=2", "model.encoder.dim=8", "model.head=[8]", "windows.length=32")
@@ -25,7 +25,7 @@ CHANGES = ("epochs=2", "model.encoder.dim=8", "model.head=[8]", "windows.length=
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr("abaw_seq.results.postprocess.WINDOWS", (9,))
-    monkeypatch.setattr("abaw_seq.results.ensemble.GREEDY_ROUNDS", 5)
+    monkeypatch.setattr("abaw_seq.results.weights.GREEDY_ROUNDS", 5)
     (tmp_path / "gru.yaml").write_text("model: {encoder: {kind: gru}}\n")
     (tmp_path / "none.yaml").write_text("model: {encoder: {kind: none}}\n")
     return tmp_path

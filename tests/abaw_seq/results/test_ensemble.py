@@ -8,17 +8,17 @@ import pytest
 from abaw_seq.data.prediction_file import VideoPredictions, concatenated, read_predictions, write_predictions
 from abaw_seq.errors import UserError
 from abaw_seq.metrics import score
-from abaw_seq.results.ensemble import (
+from abaw_seq.results.ensemble import join_runs
+from abaw_seq.results.objective import task_score
+from abaw_seq.results.postprocess import Postprocess, load_postprocess, save_postprocess
+from abaw_seq.results.smooth import Smoothing
+from abaw_seq.results.weights import (
     Ensemble,
     cross_fitted_ensemble,
     fit_ensemble,
     load_ensemble,
     save_ensemble,
 )
-from abaw_seq.results.joined_runs import join_runs
-from abaw_seq.results.objective import task_score
-from abaw_seq.results.postprocess import Postprocess, load_postprocess, save_postprocess
-from abaw_seq.results.smooth import Smoothing
 from abaw_seq.tasks import TASKS
 
 
@@ -185,7 +185,7 @@ def test_members_that_do_not_fit_together_are_named(tmp_path, members):
     with pytest.raises(UserError, match="has 4 members, 1 predictions"):
         fitted.apply({"a": members["a"]})
     bare = {k: VideoPredictions(v.frames, {"au": v.outputs["au"]}) for k, v in members["b"].items()}
-    with pytest.raises(UserError, match="b: video v0 holds no valence"):
+    with pytest.raises(UserError, match="b: video v0 has no valence"):
         fitted.apply({**members, "b": bare})
     unlabelled = {"a": {k: VideoPredictions(v.frames, v.outputs) for k, v in members["a"].items()}}
     with pytest.raises(UserError, match="a: holds no labels to fit on"):

@@ -7,7 +7,8 @@ from abaw_seq.data.annotations import Annotations, VideoLabels, write_mtl_annota
 from abaw_seq.data.prediction_file import VideoPredictions, write_predictions
 from abaw_seq.errors import UserError
 from abaw_seq.metrics import bootstrap, score
-from abaw_seq.results.evaluate import best_constant_scores, coverage, read_scorable, score_files
+from abaw_seq.results.evaluate import best_constant_scores, coverage, score_files
+from abaw_seq.results.reading import read_scorable
 from abaw_seq.results.submission.writing import read_image_list, write_submission, write_video_submissions
 from abaw_seq.tasks import ACTION_UNITS
 
@@ -67,13 +68,13 @@ def test_frames_on_one_side_only_are_counted_per_split(videos, tmp_path):
         "stray": video([1, 2], 7, labels=False),
     }
     write_predictions(tmp_path / "p.h5", predicted)
-    found = score_files([tmp_path / "p.h5"], (path, other))
-    assert found.notes[0] == (
+    result = score_files([tmp_path / "p.h5"], (path, other))
+    assert result.notes[0] == (
         "p: labelled frames without a prediction: 5 of 7 in train, 65 of 68 in val; "
         "predictions without a label: 1 in train, 1 in val, 2 in 1 videos that the annotations do not name"
     )
-    assert "the videos of train and val together" in found.notes[1]
-    assert found.scores["p"]["frames"] == {"valence": 5, "arousal": 5, "expression": 5, "au": 5}
+    assert "the videos of train and val together" in result.notes[1]
+    assert result.scores["p"]["frames"] == {"valence": 5, "arousal": 5, "expression": 5, "au": 5}
     one = score_files([tmp_path / "p.h5"], (path, other), split="val")
     assert one.scores["p"]["frames"]["valence"] == 3 and len(one.notes) == 1
     assert one.notes[0].startswith("p: labelled frames without a prediction: 65 of 68 in val; ")
@@ -92,9 +93,9 @@ def test_a_submission_is_scored_like_the_predictions_it_was_written_from(videos,
     path = annotations(tmp_path, videos)
     write_predictions(tmp_path / "p.h5", videos)
     write_submission(tmp_path / "mtl.txt", read_image_list(path), videos)
-    found = score_files([tmp_path / "p.h5", tmp_path / "mtl.txt"], (path,)).scores
-    assert found["mtl"]["p_mtl"] == pytest.approx(found["p"]["p_mtl"], abs=1e-5)
-    assert found["mtl"]["au_f1"] == found["p"]["au_f1"]
+    result = score_files([tmp_path / "p.h5", tmp_path / "mtl.txt"], (path,)).scores
+    assert result["mtl"]["p_mtl"] == pytest.approx(result["p"]["p_mtl"], abs=1e-5)
+    assert result["mtl"]["au_f1"] == result["p"]["au_f1"]
 
 
 @pytest.mark.parametrize("edition", ["va", "expr", "au", "expr2020"])
@@ -109,45 +110,45 @@ def test_files_per_video_are_scored_by_their_edition(edition, videos, tmp_path):
         if edition == "expr2020":
             labels[labels[:, 2] == 7, 2] = np.nan
         write_task_annotations(folder / f"{name}.txt", header, labels)
-    found = score_files([tmp_path / "sub"], (folder,), edition=edition)
+    result = score_files([tmp_path / "sub"], (folder,), edition=edition)
     outputs = {task: np.concatenate([one.outputs[task] for one in videos.values()]) for task in videos["a"].outputs}
     expected = score(outputs, np.concatenate([one.labels for one in videos.values()]), edition=edition)
-    assert found.scores["sub"]["score"] == pytest.approx(expected["score"], abs=1e-5)
+    assert result.scores["sub"]["score"] == pytest.approx(expected["score"], abs=1e-5)
     # the even frames of b are predicted and not labelled, and so is Other in an edition of 7 classes
     others = sum(int((one.labels[:, 2] == 7).sum()) for one in videos.values()) if edition == "expr2020" else 0
-    assert f"predictions without a label: {30 + others} in val" in found.notes[0]
+    assert f"predictions without a label: {30 + others} in val" in result.notes[0]
 
 
 def test_units_that_an_edition_does_not_submit_are_named_and_not_scored(videos, tmp_path):
     write_video_submissions(tmp_path / "sub", "au2020", {"a": 39, "b": 59}, videos)
-    found = score_files([tmp_path / "sub"], (annotations(tmp_path, videos),), edition="au2020")
+    result = score_files([tmp_path / "sub"], (annotations(tmp_path, videos),), edition="au2020")
     held = [k for k, unit in enumerate(ACTION_UNITS) if unit in HEADER_2020.split(",")]
     labels = np.concatenate([one.labels for one in videos.values()])
     labels[:, [3 + k for k in range(12) if k not in held]] = np.nan
     units = np.concatenate([one.outputs["au"] for one in videos.values()])
-    assert found.scores["sub"]["score"] == pytest.approx(score({"au": units}, labels, edition="au2020")["score"])
-    assert found.notes[1] == "sub: holds no AU7, AU10, AU23, AU24, AU26, which are not scored"
+    assert result.scores["sub"]["score"] == pytest.approx(score({"au": units}, labels, edition="au2020")["score"])
+    assert result.notes[1] == "sub: holds no AU7, AU10, AU23, AU24, AU26, which are not scored"
 
 
 def test_a_total_that_is_missing_says_why(videos, tmp_path):
     for one in videos.values():
         del one.outputs["expression"]
     write_predictions(tmp_path / "p.h5", videos)
-    found = score_files([tmp_path / "p.h5"])
-    assert found.scores["p"]["p_mtl"] is None and found.notes == ["p: no total, expression: no predictions"]
+    result = score_files([tmp_path / "p.h5"])
+    assert result.scores["p"]["p_mtl"] is None and result.notes == ["p: no total, expression: no predictions"]
 
 
 def test_intervals_are_those_of_the_bootstrap_over_videos(tmp_path):
     videos = {f"v{k}": video(range(1, 30), k) for k in range(6)}
     videos["bare"] = video(range(1, 5), 9, labels=False)
     write_predictions(tmp_path / "p.h5", videos)
-    found = score_files([tmp_path / "p.h5"], resamples=50).scores["p"]
+    result = score_files([tmp_path / "p.h5"], resamples=50).scores["p"]
     blank = np.full((4, 15), np.nan)
     predicted = {name: one.outputs for name, one in videos.items()}
     labels = {name: blank if one.labels is None else one.labels for name, one in videos.items()}
-    assert found["intervals"]["p_mtl"] == bootstrap(predicted, labels, resamples=50)
-    low, high = found["intervals"]["au"]
-    assert low < found["au"] < high
+    assert result["intervals"]["p_mtl"] == bootstrap(predicted, labels, resamples=50)
+    low, high = result["intervals"]["au"]
+    assert low < result["au"] < high
 
 
 @pytest.mark.parametrize("edition", ["mtl", "va", "expr", "au", "expr2020", "au2020"])
@@ -173,17 +174,17 @@ def test_what_a_path_holds_is_told_by_its_content(videos, tmp_path):
     with pytest.raises(UserError, match="not a readable HDF5 file"):
         read_scorable(tmp_path / "junk.h5")
     (tmp_path / "junk.txt").write_text("what\n")
-    with pytest.raises(UserError, match="no submission"):
+    with pytest.raises(UserError, match="not a submission"):
         read_scorable(tmp_path / "junk.txt")
 
 
 def test_unknown_editions_and_splits_and_files_without_labels_are_refused(videos, tmp_path):
     write_predictions(tmp_path / "p.h5", {"a": video([1, 2], 1, labels=False)})
-    with pytest.raises(UserError, match="--edition mlt: unknown; one of mtl, va"):
+    with pytest.raises(UserError, match="edition mlt is unknown; one of mtl, va"):
         score_files([tmp_path / "p.h5"], edition="mlt")
-    with pytest.raises(UserError, match="--split dev: unknown"):
+    with pytest.raises(UserError, match="split dev is unknown"):
         score_files([tmp_path / "p.h5"], split="dev")
-    with pytest.raises(UserError, match="holds no labels; add --annotations"):
+    with pytest.raises(UserError, match="holds no labels; give annotations"):
         score_files([tmp_path / "p.h5"])
     with pytest.raises(UserError, match="holds no video of the split test"):
         score_files([tmp_path / "p.h5"], split="test")

@@ -10,11 +10,10 @@ import torch
 from abaw_seq import config as configs
 from abaw_seq.data.corpus import load_corpus
 from abaw_seq.data.feature_file import VideoFeatures, atomic_feature_file
-from abaw_seq.data.prediction_file import read_predictions, write_csv, write_groups, write_predictions
+from abaw_seq.data.prediction_file import read_predictions, write_groups
 from abaw_seq.learn.settings import TrainConfig
 from abaw_seq.learn.train import train
-from abaw_seq.results.joined_runs import predict_run
-from abaw_seq.results.predict import predict_corpus
+from abaw_seq.results.predict import predict_corpus, predict_run
 from tests.conftest import backbone_info
 
 CPU = torch.device("cpu")
@@ -58,8 +57,7 @@ def test_files_written_in_groups_equal_those_written_at_once(toy_feats, tmp_path
     groups = list(predict_run(tmp_path / "run", [toy_feats], CPU, frames_at_once=150))
     assert write_groups(tmp_path / "streamed", iter(groups)) == (762, 9)
     whole = {name: video for group in groups for name, video in group.items()}
-    write_csv(tmp_path / "whole.csv", whole)
-    write_predictions(tmp_path / "whole.h5", whole)
+    assert write_groups(tmp_path / "whole", [whole]) == (762, 9)
     assert (tmp_path / "streamed.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     streamed, stored = (read_predictions(tmp_path / f"{name}.h5") for name in ("streamed", "whole"))
     for name, video in stored.items():
@@ -83,7 +81,7 @@ PEAK = """
 import sys
 from pathlib import Path
 import torch
-from abaw_seq.results.joined_runs import predict_run
+from abaw_seq.results.predict import predict_run
 from abaw_seq.data.prediction_file import write_groups
 torch.set_num_threads(1)
 folder, name = Path(sys.argv[1]), sys.argv[2]

@@ -6,7 +6,7 @@ import numpy as np
 
 from abaw_seq.data.prediction_file import VideoPredictions
 from abaw_seq.results.report import figures, plot_style, plots
-from abaw_seq.results.report.page import Run
+from abaw_seq.results.report.page import ReportedRun
 
 
 def make_video(seed: int, count: int = 40, labels: bool = True) -> VideoPredictions:
@@ -36,10 +36,10 @@ def test_confusion_counts_and_base_rates_equal_a_plain_loop():
                     on[unit] += value
                     known[unit] += 1
     np.testing.assert_array_equal(figures._confusion(videos), counts)
-    np.testing.assert_allclose(figures._base_rates([Run("r", predictions=videos)]), on / known)
+    np.testing.assert_allclose(figures._base_rates([ReportedRun("r", predictions=videos)]), on / known)
 
 
-def test_a_label_that_is_no_class_is_not_counted():
+def test_a_label_that_is_not_a_class_is_not_counted():
     video = make_video(1, 4)
     video.labels[:, 2] = [8, -3, 2.5, 7]
     assert figures._confusion({"a": video}).sum() == 1
@@ -52,17 +52,17 @@ def test_timelines_go_from_the_best_to_the_worst_video():
         video.labels[:, :2] = np.stack([video.outputs["valence"], video.outputs["arousal"]], axis=1) - error
         videos[f"video{k}"] = video
     videos["short"] = make_video(9, 5)
-    chosen = figures._timeline_videos([Run("r", predictions=videos)])
+    chosen = figures._timeline_videos([ReportedRun("r", predictions=videos)])
     assert chosen == ["video1", "video3", "video4", "video2"]
 
 
 def test_without_labels_the_longest_videos_are_shown():
     videos = {f"v{n}": make_video(n, n, labels=False) for n in (31, 50, 40, 35, 60, 5)}
-    assert figures._timeline_videos([Run("r", predictions=videos)]) == ["v60", "v50", "v40", "v35"]
+    assert figures._timeline_videos([ReportedRun("r", predictions=videos)]) == ["v60", "v50", "v40", "v35"]
 
 
-def test_file_names_of_runs_are_distinct_and_no_paths():
-    runs = [Run("../a"), Run("a"), Run(".."), Run("x/lstm b")]
+def test_file_names_of_runs_are_distinct_and_not_paths():
+    runs = [ReportedRun("../a"), ReportedRun("a"), ReportedRun(".."), ReportedRun("x/lstm b")]
     assert figures._slugs(runs) == ["a_1", "a_2", "run", "x_lstm_b"]
 
 

@@ -18,6 +18,7 @@ import pytest
 from abaw_seq.data.prediction_file import VideoPredictions, concatenated, write_predictions
 from abaw_seq.errors import UserError
 from abaw_seq.metrics import score
+from abaw_seq.results.reading import distinct_names
 from abaw_seq.results.report import page, page_data, plot_style
 from abaw_seq.results.report import write as report
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
@@ -172,7 +173,7 @@ def test_names_and_documents_from_files_are_escaped(reported):
 
 def test_an_end_tag_in_a_name_stays_inside_the_data():
     video = make_video(1, 2)
-    run = page.Run("</script><img onerror>", predictions={"</script><img onerror=alert(1)>": video})
+    run = page.ReportedRun("</script><img onerror>", predictions={"</script><img onerror=alert(1)>": video})
     text = page.render_page([run], [], image_base=None)
     assert inlined_data(text)["runs"][0]["videos"][0]["name"] == "</script><img onerror=alert(1)>"
     assert not any("onerror" in attributes for _, attributes in Reader(text).tags)
@@ -274,9 +275,9 @@ def test_a_prediction_file_with_labels_is_scored(tmp_path):
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
     paths = [tmp_path / "x" / "lstm", tmp_path / "y" / "lstm", tmp_path / "y" / "gru" / "predictions.h5"]
-    assert report._names(paths) == ["x/lstm", "y/lstm", "y/gru"]
+    assert distinct_names(paths) == ["x/lstm", "y/lstm", "y/gru"]
     with pytest.raises(UserError, match="twice"):
-        report._names([paths[0], tmp_path / "y" / ".." / "x" / "lstm"])
+        distinct_names([paths[0], tmp_path / "y" / ".." / "x" / "lstm"])
 
 
 @pytest.mark.parametrize(

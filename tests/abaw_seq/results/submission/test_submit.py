@@ -43,7 +43,7 @@ def test_a_template_tells_its_edition_and_every_line_is_written_and_checked(tmp_
     ]  # fmt: skip
     assert checked(tmp_path / "out.txt", wanted) == 3
     put(tmp_path / "out.txt", VA + "v/00001.jpg,0.1,2\n")
-    with pytest.raises(UserError, match="line 2: '2' is no number from -1 to 1"):
+    with pytest.raises(UserError, match="line 2: '2' is not a number from -1 to 1"):
         checked(tmp_path / "out.txt", wanted)
 
 
@@ -67,7 +67,7 @@ def test_lengths_come_from_a_feature_file_that_knows_them(tmp_path):
             writer.add_video(VideoFeatures(name, frames, np.ones(2, bool), frame_count=count))
     assert read_lengths(tmp_path / "f.h5") == {"v": 50, "w": None}
     wanted = wanted_rows(None, tmp_path / "f.h5", "va")
-    with pytest.raises(UserError, match="number of frames of video w is not known; name --lengths"):
+    with pytest.raises(UserError, match="number of frames of video w is not known, give lengths"):
         write_checked(tmp_path / "out", wanted, {})
 
 
@@ -90,11 +90,11 @@ def test_a_runs_stored_thresholds_decide_and_a_file_is_taken_as_it_is(tmp_path, 
 REFUSED = {
     "name the test list or template": lambda t: wanted_rows(None, None, "mtl"),
     "no such list": lambda t: wanted_rows(t / "none.txt", None, None),
-    "is for va, not --edition mtl": lambda t: wanted_rows(put(t / "l", VA + "v/00001.jpg"), None, "mtl"),
-    "one file per video needs --edition, one of va": lambda t: wanted_rows(put(t / "l", "v\nw\n"), None, "mtl"),
-    "no list of videos": lambda t: wanted_rows(put(t / "l", "what is, this?\n"), None, "va"),
+    "is for va, not for edition mtl": lambda t: wanted_rows(put(t / "l", VA + "v/00001.jpg"), None, "mtl"),
+    "one file per video needs an edition, one of va": lambda t: wanted_rows(put(t / "l", "v\nw\n"), None, "mtl"),
+    "not a list of videos": lambda t: wanted_rows(put(t / "l", "what is, this?\n"), None, "va"),
     "no such file of video lengths": lambda t: wanted_rows(put(t / "l", "v\n"), t / "none", "va"),
-    "line 2: `video,frames` expected, 'w,many' found": lambda t: read_lengths(put(t / "l", "v,1\nw,many\n")),
+    "line 2: `video,frames` expected, not 'w,many'": lambda t: read_lengths(put(t / "l", "v,1\nw,many\n")),
     "no predictions of video w": lambda t: write_checked(
         t / "o.txt", wanted_rows(put(t / "l", MTL + "w/00001.jpg"), None, None), {"v": ramp([1])}
     ),
