@@ -80,7 +80,7 @@ def test_probabilities_stay_probabilities(gaps, smoothing):
     frames = frames_of(gaps)
     values = np.random.default_rng(2).dirichlet(np.ones(8), len(frames)).astype(np.float32)
     smoothed = smooth(values, frames, smoothing)
-    assert smoothed.dtype == np.float32 and found.min() >= 0
+    assert smoothed.dtype == np.float32 and smoothed.min() >= 0
     np.testing.assert_allclose(smoothed.sum(1), 1, atol=1e-6)
 
 
