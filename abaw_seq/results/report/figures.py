@@ -119,12 +119,14 @@ def _confusion(predictions: Videos) -> np.ndarray:
     """(8, 8) frames by true and predicted expression."""
     from sklearn.metrics import confusion_matrix  # takes a second to import
 
-    classes = list(range(len(EXPRESSIONS)))
-    labelled = (video for video in predictions.values() if "expression" in video.outputs and video.labels is not None)
-    pairs = [(video.labels[:, 2], video.outputs["expression"].argmax(axis=1)) for video in labelled]
-    true, predicted = np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0))
-    known = np.isin(true, classes)
-    return confusion_matrix(true[known], predicted[known], labels=classes)
+    videos = [video for video in predictions.values() if "expression" in video.outputs]
+    true = np.concatenate([video.truth[:, 2] for video in videos] or [np.zeros(0)])
+    predicted = np.concatenate([video.outputs["expression"].argmax(axis=1) for video in videos] or [np.zeros(0)])
+    classes = np.arange(len(EXPRESSIONS))
+    labelled = np.isin(true, classes)
+    if not labelled.any():
+        return np.zeros((len(classes), len(classes)), np.int64)
+    return confusion_matrix(true[labelled], predicted[labelled], labels=classes)
 
 
 def _base_rates(runs: list[ReportedRun]) -> np.ndarray | None:
