@@ -90,12 +90,12 @@ class Corpus:
             return self
         if isinstance(self.features, FileFeatures):
             return replace(self, features=standardised_videos(self.features, columns))
-        held = self.features.values if isinstance(self.features, HostFeatures) else self.features
-        values = torch.empty_like(held, pin_memory=held.is_pinned())
+        stored = self.features.values if isinstance(self.features, HostFeatures) else self.features
+        values = torch.empty_like(stored, pin_memory=stored.is_pinned())
         for start, stop in zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True):
-            rows = torch.arange(start, stop, device=held.device)
-            mean, scale = standardised(lambda part: held.index_select(0, part), rows, columns)
-            values[start:stop] = ((held[start:stop].float() - mean) * scale).to(held.dtype)
+            rows = torch.arange(start, stop, device=stored.device)
+            mean, scale = standardised(lambda part: stored.index_select(0, part), rows, columns)
+            values[start:stop] = ((stored[start:stop].float() - mean) * scale).to(stored.dtype)
         return replace(self, features=HostFeatures(values) if isinstance(self.features, HostFeatures) else values)
 
     def labelled(self, annotations: Annotations) -> Corpus:
@@ -288,11 +288,11 @@ def _opened(readers: list[Reader], videos: list[str], info: dict[str, BackboneIn
 
 def _common_frames(readers: list[Reader], video: str) -> np.ndarray:
     """The frame numbers that are in all files with this video."""
-    held = [reader.frames(video) for reader in readers if video in reader.videos]
-    common = held[0]
-    for frames in held[1:]:
-        if not np.array_equal(common, frames):
-            common = np.intersect1d(common, frames)
+    numbers = [reader.frames(video) for reader in readers if video in reader.videos]
+    common = numbers[0]
+    for other in numbers[1:]:
+        if not np.array_equal(common, other):
+            common = np.intersect1d(common, other)
     if not len(common):
         raise UserError(f"video {video}: the feature files have no frame of it in common")
     return common

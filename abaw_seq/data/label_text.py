@@ -40,17 +40,17 @@ class Block:
     values: np.ndarray
     """float64 (lines, numbers)"""
     codes: np.ndarray
-    """int32 (lines,): which of the names is the video of a line; 0 for lines without an image path"""
+    """int32 (lines,): the number of each line's video among the names; 0 without image paths"""
     frames: np.ndarray
-    """int32 (lines,): the frame number; 0 for lines without an image path"""
+    """int32 (lines,): the frame number of each line; 0 without image paths"""
     trailing_commas: int = 0
     """how many lines end with a comma"""
     blank_lines: int = 0
-    """how many lines were passed over"""
+    """how many blank lines were skipped"""
 
 
 def first_filled_line(path: Path, *, after: int = 0) -> tuple[int, str]:
-    """(line number from 1, text) of the first line behind line `after` that is not blank, or (0, "")."""
+    """(line number from 1, text) of the first line after line `after` that is not blank, or (0, "")."""
     with _open(path) as file:
         for number, line in enumerate(file, 1):
             if number > after and (text := line.strip()):
@@ -71,8 +71,8 @@ def read_blocks(path: Path, *, first_line: int, numbers: int, names: dict[str, i
 
     A line is an image path `<video>/<frame>.jpg` when `names` is given, then `numbers` numbers; where
     these are 0, anything may follow the path. `names` numbers the videos in the order in which they are
-    first met; new ones are added. Commas and blanks at the end of a line are left out, blank lines are
-    passed over; both are counted.
+    first met; new ones are added. Blank lines, and commas and blanks at the end of a line, are skipped;
+    blank lines and lines with such commas are counted.
 
     Raises UserError with file, line number and text at the first line that is something else, after
     the lines before it were yielded.
@@ -174,7 +174,7 @@ class _Parser:
 
 
 def _number_column(text: bytes, buffer: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """float64 (N,) of the fields [start, end), a character of all of them at a time; NaN for what is not a number."""
+    """float64 (fields,) of the texts [start, end), a character of all at a time; NaN for what is not a number."""
     negative = buffer[starts] == MINUS
     at = starts + negative
     widths = ends - at

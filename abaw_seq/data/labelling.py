@@ -34,32 +34,32 @@ def _write_labelled(reader, annotations: Annotations, output: Path, *, foreign: 
     with atomic_feature_file(output) as writer:
         for name, info in reader.backbones.items():
             writer.add_backbone(name, info)
-        held = {}
+        stored = {}
         for video in reader.videos:
             if foreign:
                 writer.add_video(reader.video(video))
             else:
                 reader.copy_video(video, writer.videos_group)
-            held[video] = reader.frames(video)
+            stored[video] = reader.frames(video)
             if (known := annotations.videos.get(video)) is not None:
-                writer.set_labels(video, annotations.for_frames(video, held[video]), known.split)
-    return alignment_rows(held, annotations)
+                writer.set_labels(video, annotations.for_frames(video, stored[video]), known.split)
+    return alignment_rows(stored, annotations)
 
 
-def alignment_rows(held: dict[str, np.ndarray], annotations: Annotations) -> list[list[str]]:
+def alignment_rows(stored: dict[str, np.ndarray], annotations: Annotations) -> list[list[str]]:
     """One row per split under `ALIGNMENT_HEADER`: how many frames have features, labels or both.
 
-    held: {video: its frame numbers in the feature file}.
+    stored: {video: its frame numbers in the feature file}.
     """
     rows = []
     for split in (*SPLITS, None):
         named = {v: known for v, known in annotations.videos.items() if known.split == split}
-        present = [video for video in named if video in held]
-        extra = [v for v in held if v not in annotations.videos] if split is None else []
+        present = [video for video in named if video in stored]
+        extra = [v for v in stored if v not in annotations.videos] if split is None else []
         if not named and not extra:
             continue
-        frames = sum(len(held[video]) for video in (*present, *extra))
-        labelled = sum(_labelled(named[v].labels[np.isin(named[v].frames, held[v])]) for v in present)
+        frames = sum(len(stored[video]) for video in (*present, *extra))
+        labelled = sum(_labelled(named[v].labels[np.isin(named[v].frames, stored[v])]) for v in present)
         all_labelled = sum(_labelled(known.labels) for known in named.values())
         counts = (
             len(present) + len(extra),
