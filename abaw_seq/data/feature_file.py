@@ -255,13 +255,12 @@ class FeatureWriter:
         """Write all of a video but its features, and return its group for `create_features`."""
         group = self.videos_group.create_group(_checked_name(video.name))
         group.attrs["source"] = video.source
-        for key in ("split", "fps", "frame_count"):
+        for key in ("fps", "frame_count"):
             if (value := getattr(video, key)) is not None:
                 group.attrs[key] = value
         group.create_dataset("frames", data=np.asarray(video.frames, np.int32))
         group.create_dataset("valid", data=np.asarray(video.valid, bool))
-        if video.labels is not None:
-            group.create_dataset("labels", data=np.asarray(video.labels, np.float32))
+        self.set_labels(video.name, video.labels, video.split)
         group.create_group("features")
         return group
 
