@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,16 +28,18 @@ _Loader.add_implicit_resolver(
 )
 
 
-def load(cls: type[T], path: str | Path | None = None, overrides: Iterable[str] = ()) -> T:
-    """Read a config: its defaults, then a file or shipped config, then changes such as `optim.lr=1e-4`.
+def load(cls: type[T], source: str | Path | Mapping[str, Any] | None = None, overrides: Iterable[str] = ()) -> T:
+    """Read a config: its defaults, then a file, shipped config or mapping, then changes such as `optim.lr=1e-4`.
 
     Raises UserError naming the file and key for anything that does not fit.
     """
-    mapping = {} if path is None else _resolved(find(path))
+    if isinstance(source, str | Path):
+        mapping, where = _resolved(find(source)), [str(source)]
+    else:
+        mapping, where = _based(dict(source or {}), Path(), "config"), []
     overrides = list(overrides)
     for override in overrides:
         _apply(mapping, override)
-    where = [] if path is None else [str(path)]
     where += [", ".join(overrides)] if overrides else []
     return from_dict(cls, mapping, where=" with ".join(where) or "config")
 
@@ -103,17 +105,20 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def _resolved(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The mapping in a file, on top of that of the config it is `like`, and so on."""
-    mapping = read_yaml(path)
+    return _based(read_yaml(path), path.parent, str(path), (*above, path.resolve()))
+
+
+def _based(mapping: dict[str, Any], folder: Path, where: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A mapping on top of that of the config it is `like`, which is looked for beside `folder`'s files first."""
     if "like" not in mapping:
         return mapping
     like = str(mapping.pop("like"))
     try:
-        base = find(like, path.parent)
+        base = find(like, folder)
     except UserError as error:
-        raise UserError(f"{path}: like: {error}") from None
-    above = (*above, path.resolve())
+        raise UserError(f"{where}: like: {error}") from None
     if base.resolve() in above:
-        raise UserError(f"{path}: like: {like} leads in a circle; a config cannot build on itself")
+        raise UserError(f"{where}: like: {like} leads in a circle; a config cannot build on itself")
     return merged(_resolved(base, above), mapping)
 
 
