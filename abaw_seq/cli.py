@@ -248,15 +248,18 @@ def ensemble(runs, run, method, weights_of, recipe, feats, overrides, jobs, devi
 def submit(source, listed, lengths, edition, fill, out, check, raw) -> None:
     """Write the official submission of a run or prediction file (SOURCE), and check it."""
     from abaw_seq.data.prediction_file import read_predictions
-    from abaw_seq.results.submission.submit import checked, predictions_to_submit, wanted_rows, write_checked
+    from abaw_seq.results.postprocess import read_postprocessed
+    from abaw_seq.results.submission.checking import check_submission
+    from abaw_seq.results.submission.wanted import wanted_rows
+    from abaw_seq.results.submission.writing import write_checked
 
     wanted = wanted_rows(listed, lengths, edition)
     if check is not None:
-        click.echo(f"{check}: {checked(check, wanted):,} rows, as {wanted.source} asks for")
+        click.echo(f"{check}: {check_submission(check, wanted):,} rows, as {wanted.source} asks for")
         return
     if source is None or out is None:
         raise UserError("submit takes a run or prediction file and -o FILE, or --check FILE")
-    predictions = read_predictions(source) if raw else predictions_to_submit(source)
+    predictions = read_predictions(source) if raw else read_postprocessed(source)
     click.echo(write_checked(out, wanted, predictions, fill=fill))
 
 

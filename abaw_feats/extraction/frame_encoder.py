@@ -37,7 +37,7 @@ class FrameEncoder:
             raise ValueError(f"expected uint8 (n, height, width, 3), got {pixels.dtype} {tuple(pixels.shape)}")
         parts = [np.zeros((0, self.dim), np.float32)]
         with one_part_per_core([self.encoder]):
-            for part in pixels.split(ROWS_AT_ONCE):
+            for part in pixels.split(ROWS_AT_ONCE) if len(pixels) else ():
                 rows = self.encoder.rows
                 capacity = -(-len(part) // rows) * rows
                 images = [(np.arange(len(part)), part.to(self.encoder.device))]

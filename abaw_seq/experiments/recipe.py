@@ -125,9 +125,8 @@ def follow(recipe: Recipe, folder: Path, feats: list[Path], run: Path, *, device
     rows = {stem: [_scored(predictions[name]) for name in names] for stem, names in members.items()}
     by_seed = [{name: on_val[name] for name in names} for names in zip(*map(members.get, joining), strict=True)]
     rows[f"mean of {len(joining)} configs"] = [_scored(fit_ensemble(one, "mean").apply(one)) for one in by_seed]
-    fitted_here = not recipe.folds and recipe.method != "mean"
-    other_half = cross_fitted_ensemble(on_val, recipe.method) if fitted_here else None
-    rows[f"ensemble of {len(on_val)} ({recipe.method})"] = [_scored(other_half or joined)]
+    by_halves = None if recipe.folds else cross_fitted_ensemble(on_val, recipe.method)
+    rows[f"ensemble of {len(on_val)} ({recipe.method})"] = [_scored(by_halves or joined)]
     table = _table(recipe, rows, joined)
     write_text(run / RESULTS, table)
     return table

@@ -53,8 +53,8 @@ def store_joined(
     variants = {}
     if members is not None and ensemble.method != "mean":
         variants["mean"] = score_videos(fit_ensemble(members, "mean").apply(members))
-        if (cross_fitted := cross_fitted_ensemble(members, ensemble.method)) is not None:
-            variants["cross_fitted_weights"] = score_videos(cross_fitted)
+        if (by_halves := cross_fitted_ensemble(members, ensemble.method)) is not None:
+            variants["cross_fitted_weights"] = score_videos(by_halves)
     scores = save_scored(run, joined, method=ensemble.method, fitted_on=ensemble.fitted_on, **variants)
     rows = {"untuned": run.name, "mean": "plain mean", "cross_fitted_weights": "weights cross-fitted"}
     return {row: scores[key] for key, row in rows.items() if key in scores}

@@ -9,6 +9,7 @@ become 0.5, and the biases are part of the expressions' probabilities, so that w
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from abaw_seq import config as configs
-from abaw_seq.data.prediction_file import VideoPredictions, Videos, concatenated, score_videos
+from abaw_seq.data.prediction_file import VideoPredictions, Videos, concatenated, read_predictions, score_videos
 from abaw_seq.errors import UserError
 from abaw_seq.files import write_text
 from abaw_seq.metrics import USUAL_THRESHOLD
@@ -26,6 +27,8 @@ from abaw_seq.results.reading import read_current
 from abaw_seq.results.smooth import KINDS, Smoothing, smooth
 from abaw_seq.run_folder import POSTPROCESS, read_scores, write_scores
 from abaw_seq.tasks import ACTION_UNITS, AU, EXPRESSION, EXPRESSIONS, TASKS
+
+log = logging.getLogger(__name__)
 
 WINDOWS = (3, 5, 9, 15, 25, 41, 65, 101, 161, 251, 401)
 
@@ -161,6 +164,13 @@ def postprocessed(run: Path, videos: Videos) -> Videos:
     """Predictions of a run, changed as its `postprocess.yaml` says; the same where it has none."""
     stored = load_postprocess(run)
     return videos if stored is None else stored.apply(videos)
+
+
+def read_postprocessed(path: Path) -> Videos:
+    """A prediction file as it is; a run's predictions with the smoothing, thresholds and biases stored there."""
+    if load_postprocess(path) is not None:
+        log.info(f"{path}: smoothing, thresholds and biases as stored in the run")
+    return postprocessed(path, read_predictions(path))
 
 
 def fit_run(run: Path, fit_on: Path | None = None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ A run's `predictions.h5` holds copies of labels and splits. They are compared wi
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,7 +22,8 @@ from abaw_seq.errors import UserError
 from abaw_seq.results.submission.checking import read_submission
 from abaw_seq.results.weights import load_ensemble, member_folder
 from abaw_seq.run_folder import ENSEMBLE, OUT_OF_FOLD, PREDICTIONS, read_provenance
-from abaw_seq.terminal import say
+
+log = logging.getLogger(__name__)
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 ANNOTATION_OPTIONS = ("--annotations", "--labels")
@@ -40,7 +42,7 @@ def read_current(path: Path) -> Videos:
     """The predictions of a run folder or a prediction file with current labels; says in one line which are new."""
     videos, note = with_current_labels(read_predictions(path), path)
     if note:
-        say(f"{path}: {note}")
+        log.warning(f"{path}: {note}")
     return videos
 
 

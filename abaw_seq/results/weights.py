@@ -7,6 +7,7 @@ and applied as stored to other predictions of the same members.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,7 @@ from abaw_seq import config as configs
 from abaw_seq.data.prediction_file import Videos, concatenated
 from abaw_seq.errors import UserError
 from abaw_seq.files import write_text
-from abaw_seq.results.objective import GAIN, halves, labelled_videos, task_score
+from abaw_seq.results.objective import GAIN, cross_fitted, labelled_videos, task_score
 from abaw_seq.run_folder import ENSEMBLE
 from abaw_seq.tasks import TASKS
 
@@ -165,20 +166,18 @@ def _select(task: str, stack: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def cross_fitted_ensemble(members: dict[str, Videos], method: str) -> Videos | None:
-    """Each half of the labelled videos joined with weights fitted on the other half; None for too few videos."""
-    known = labelled_videos(_first_labelled(members), next(iter(members)))
-    parts = halves(known)
-    if method == "mean" or parts is None:
+    """Each half of the labelled videos joined with weights fitted on the other half; None for `mean`, or one source video."""
+
+    def fit(part: Videos) -> Callable[[Videos], Videos]:
+        fitted = fit_ensemble(only(part), method)
+        return lambda other: fitted.apply(only(other))
+
+    def only(part: Videos) -> dict[str, Videos]:
+        return {member: {name: videos[name] for name in part} for member, videos in members.items()}
+
+    if method == "mean":
         return None
-    joined = {}
-    for fit_on, applied_to in (parts, parts[::-1]):
-        fitted = fit_ensemble(_only(members, fit_on), method)
-        joined |= fitted.apply(_only(members, applied_to))
-    return {name: joined[name] for name in known}
-
-
-def _only(members: dict[str, Videos], names: list[str]) -> dict[str, Videos]:
-    return {member: {name: videos[name] for name in names} for member, videos in members.items()}
+    return cross_fitted(labelled_videos(_first_labelled(members), next(iter(members))), fit)
 
 
 def save_ensemble(run: Path, ensemble: Ensemble) -> None:

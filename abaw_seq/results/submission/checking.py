@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from abaw_seq.data.annotation_formats import Layout, recognise_header
 from abaw_seq.data.label_text import Block, first_filled_line, line_error, read_blocks
 from abaw_seq.data.prediction_file import VideoPredictions, Videos
 from abaw_seq.errors import UserError
-from abaw_seq.results.submission.writing import FILE_HEADERS, VIDEO_HEADERS, ImageList, check_kind, places_of
+from abaw_seq.results.submission.wanted import Rows, Wanted, places_of
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
 
 _INTEGER = re.compile(r"[0-9]{1,3}")
@@ -91,49 +90,36 @@ def _video(frames: np.ndarray, values: np.ndarray, layout: Layout) -> VideoPredi
     return VideoPredictions(frames.astype(np.int32), outputs)
 
 
-def check_submission(path: str | os.PathLike[str], template: ImageList) -> int:
-    """Check a submission file against its test list or template; returns the number of its rows.
+def check_submission(path: str | os.PathLike[str], wanted: Wanted) -> int:
+    """Check a submission file, or a folder of one file per video; returns the number of rows.
 
-    Raises UserError for the first fault: the header, a line that is missing, superfluous or out of order, a value of
-    the wrong type or out of range.
+    Raises UserError for the first fault: a file that is missing or superfluous, its header, a line that is missing,
+    superfluous or out of order, a value of the wrong type or out of range.
     """
-    header = FILE_HEADERS[template.kind]
-    return _check_file(Path(path), header, len(template.images), f"of {template.path}", images=template.images)
-
-
-def check_video_submissions(folder: str | os.PathLike[str], kind: str, lengths: Mapping[str, int | None]) -> int:
-    """Check a folder of one file per video; returns the number of rows of all files.
-
-    `lengths` maps each video of the test set to its number of frames, None where that is not known and not checked.
-    Raises UserError for the first fault; a file of a video that is not in the test set is one.
-    """
-    check_kind(kind)
-    files = {video: Path(folder) / f"{video}.txt" for video in lengths}
-    for video, file in files.items():
+    files = {Path(path) / name: rows for name, rows in wanted.files.items()}
+    for file in files:
         if not file.is_file():
-            raise UserError(f"{file}: missing, video {video} is in the test set")
-    total = sum(_check_file(files[v], VIDEO_HEADERS[kind], count, f"of video {v}") for v, count in lengths.items())
-    for file in sorted(set(Path(folder).glob("*.txt")) - set(files.values())):
+            raise UserError(f"{file}: no such submission file, and {wanted.source} asks for it")
+    total = sum(_check_file(file, wanted, rows) for file, rows in files.items())
+    for file in sorted(set(Path(path).glob("*.txt")) - files.keys()):
         raise UserError(f"{file}: its video is not in the test set; remove the file")
     return total
 
 
-def _check_file(
-    path: Path, header: tuple[str, ...], rows: int | None, of: str, *, images: list[str] | None = None
-) -> int:
-    """Check the header, number of rows (unless None), images (unless None) and values of a file; returns its rows."""
+def _check_file(path: Path, wanted: Wanted, rows: Rows) -> int:
     first, *lines = path.read_text(encoding="utf-8").split("\n")
-    expected = ",".join(header)
-    if first.rstrip("\r") != expected:
-        raise UserError(f"{path}, line 1: header {expected!r} expected, not {first[:120]!r}")
+    header = ",".join(wanted.header)
+    if first.rstrip("\r") != header:
+        raise UserError(f"{path}, line 1: header {header!r} expected, not {first[:120]!r}")
     if lines and not lines[-1]:
         lines.pop()
-    layout = recognise_header(expected)
+    layout = recognise_header(header)
     largest = _largest(layout)
-    for k, line in enumerate(lines[:rows]):
+    expected = len(lines) if rows.frames is None else len(rows.frames)
+    for k, line in enumerate(lines[:expected]):
         fields = line.rstrip("\r").split(",")
-        if images is not None and (image := fields.pop(0)) != images[k]:
-            raise UserError(f"{path}, line {k + 2}: image {images[k]} expected, not {image[:80]!r}")
+        if rows.images is not None and (image := fields.pop(0)) != rows.images[k]:
+            raise UserError(f"{path}, line {k + 2}: image {rows.images[k]} expected, not {image[:80]!r}")
         if len(fields) != layout.numbers:
             raise UserError(f"{path}, line {k + 2}: {layout.numbers} values expected, not {len(fields)}")
         for text, most in zip(fields, largest, strict=True):
@@ -141,10 +127,10 @@ def _check_file(
                 raise UserError(f"{path}, line {k + 2}: {text[:40]!r} is not a number from -1 to 1")
             if most is not None and not (_INTEGER.fullmatch(text) and int(text) <= most):
                 raise UserError(f"{path}, line {k + 2}: {text[:40]!r} is not a whole number from 0 to {most}")
-    if rows not in (None, len(lines)):
-        kind = "missing" if len(lines) < rows else "too many"
-        line = min(len(lines), rows) + 2
-        raise UserError(f"{path}, line {line}: {abs(len(lines) - rows)} rows {kind}, {rows} {of} expected")
+    if len(lines) != expected:
+        kind = "missing" if len(lines) < expected else "too many"
+        line = min(len(lines), expected) + 2
+        raise UserError(f"{path}, line {line}: {abs(len(lines) - expected)} rows {kind}, {expected} are expected")
     return len(lines)
 
 

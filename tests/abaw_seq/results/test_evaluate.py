@@ -9,7 +9,8 @@ from abaw_seq.errors import UserError
 from abaw_seq.metrics import bootstrap, score
 from abaw_seq.results.evaluate import best_constant_scores, coverage, score_files
 from abaw_seq.results.reading import read_scorable
-from abaw_seq.results.submission.writing import read_image_list, write_submission, write_video_submissions
+from abaw_seq.results.submission.wanted import files_per_video, read_image_list
+from abaw_seq.results.submission.writing import write_submission
 from abaw_seq.tasks import ACTION_UNITS
 
 HEADER_2020 = "AU1,AU2,AU4,AU6,AU12,AU15,AU20,AU25"
@@ -100,7 +101,7 @@ def test_a_submission_is_scored_like_the_predictions_it_was_written_from(videos,
 
 @pytest.mark.parametrize("edition", ["va", "expr", "au", "expr2020"])
 def test_files_per_video_are_scored_by_their_edition(edition, videos, tmp_path):
-    write_video_submissions(tmp_path / "sub", edition, {"a": 39, "b": 59}, videos)
+    write_submission(tmp_path / "sub", files_per_video(edition, {"a": 39, "b": 59}), videos)
     folder = tmp_path / "Validation_Set"
     folder.mkdir()
     header = next((tmp_path / "sub").glob("*.txt")).read_text().split("\n")[0]
@@ -120,7 +121,7 @@ def test_files_per_video_are_scored_by_their_edition(edition, videos, tmp_path):
 
 
 def test_units_that_an_edition_does_not_submit_are_named_and_not_scored(videos, tmp_path):
-    write_video_submissions(tmp_path / "sub", "au2020", {"a": 39, "b": 59}, videos)
+    write_submission(tmp_path / "sub", files_per_video("au2020", {"a": 39, "b": 59}), videos)
     result = score_files([tmp_path / "sub"], (annotations(tmp_path, videos),), edition="au2020")
     held = [k for k, unit in enumerate(ACTION_UNITS) if unit in HEADER_2020.split(",")]
     labels = np.concatenate([one.labels for one in videos.values()])

@@ -12,14 +12,10 @@ from abaw_seq.data.annotations import read_annotations
 from abaw_seq.data.prediction_file import VideoPredictions
 from abaw_seq.errors import UserError
 from abaw_seq.metrics import score
-from abaw_seq.results.submission.checking import check_submission, check_video_submissions, read_submission
-from abaw_seq.results.submission.writing import (
-    VIDEO_HEADERS,
-    Written,
-    read_image_list,
-    write_submission,
-    write_video_submissions,
-)
+from abaw_seq.results.postprocess import Postprocess
+from abaw_seq.results.submission.checking import check_submission, read_submission
+from abaw_seq.results.submission.wanted import VIDEO_HEADERS, files_per_video, read_image_list
+from abaw_seq.results.submission.writing import write_submission
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
 
 MTL = "image,valence,arousal,expression,aus\n"
@@ -67,8 +63,7 @@ def simple(frames: list[int], expression: int = 0) -> VideoPredictions:
 def test_the_multi_task_file_follows_the_list_with_its_duplicates_and_trailing_commas(tmp_path):
     listed = put(tmp_path / "MTL.txt", MTL + "b/00001.jpg,\na/00002.jpg,\na/00003.jpg,\nb/00001.jpg,\n")
     out = tmp_path / "out" / "predictions.txt"
-    written = write_submission(out, read_image_list(listed), {"a": simple([1, 2], 7), "b": simple([1])})
-    assert written == Written(rows=4, filled=1)
+    assert write_submission(out, read_image_list(listed), {"a": simple([1, 2], 7), "b": simple([1])}) == 1
     assert out.read_text() == MTL + (
         "b/00001.jpg,0.100000,-0.100000,0,0,1,0,0,0,0,0,0,0,0,0,0\n"
         "a/00002.jpg,0.200000,-0.200000,7,0,1,0,0,0,0,0,0,0,0,0,0\n"
@@ -91,8 +86,7 @@ def test_a_task_file_follows_its_template_whose_dummy_values_do_not_matter(tmp_p
     dummy = ["", ",", ",0,junk"]
     template = put(tmp_path / "t.txt", HEADERS[kind] + "".join(f"{i}{d}\n" for i, d in zip(images, dummy, strict=True)))
     out = tmp_path / "out.txt"
-    written = write_submission(out, read_image_list(template), {"v": simple([2, 5], 3)})
-    assert written == Written(rows=3, filled=2)
+    assert write_submission(out, read_image_list(template), {"v": simple([2, 5], 3)}) == 2
     expected = [f"{image},{row}" for image, row in zip(images, rows, strict=True)]
     assert out.read_text() == HEADERS[kind] + "\n".join(expected) + "\n"
     assert check_submission(out, read_image_list(template)) == 3
@@ -121,7 +115,8 @@ def test_valence_and_arousal_are_interpolated_on_request_and_the_rest_is_from_th
 def test_units_are_active_from_their_own_threshold_on(tmp_path):
     template = read_image_list(put(tmp_path / "t.txt", AU + "v/1.jpg\n"))
     video = VideoPredictions(np.array([1]), {"au": np.full((1, 12), 0.5)})
-    write_submission(tmp_path / "o.txt", template, {"v": video}, thresholds=[0.4, 0.5, 0.6] * 4)
+    stored = Postprocess(au_thresholds=(0.4, 0.5, 0.6) * 4)
+    write_submission(tmp_path / "o.txt", template, stored.apply({"v": video}))
     assert (tmp_path / "o.txt").read_text() == AU + "v/1.jpg" + ",1,1,0" * 4 + "\n"
 
 
@@ -143,10 +138,10 @@ def test_early_editions_have_a_file_per_video_with_a_row_for_each_frame(tmp_path
     assert set(expected) == set(VIDEO_HEADERS)
     for kind, ((header, early), late) in expected.items():
         folder = tmp_path / kind
-        written = write_video_submissions(folder, kind, {"v": 5}, {"v": video})
-        assert written == Written(rows=5, filled=3)
+        wanted = files_per_video(kind, {"v": 5})
+        assert write_submission(folder, wanted, {"v": video}) == 3
         assert (folder / "v.txt").read_text() == "\n".join([header, early, early, early, *late * 2, ""])
-        assert check_video_submissions(folder, kind, {"v": 5}) == 5
+        assert check_submission(folder, wanted) == 5
     both = read_submission(tmp_path / "expr2020")["v"].outputs["expression"]
     assert both.shape == (5, 8) and both.argmax(1).tolist() == [2, 2, 2, 4, 4]
     seven = read_submission(tmp_path / "au2020")["v"].outputs["au"]
@@ -166,9 +161,9 @@ def test_what_cannot_be_written_is_refused_and_leaves_no_file(tmp_path):
     with pytest.raises(UserError, match="unknown fill 'previous'"):
         write_submission(out, template, {"a": simple([1]), "b": simple([1])}, fill="previous")
     with pytest.raises(UserError, match="'../b' cannot be a file name"):
-        write_video_submissions(tmp_path / "out", "va", {"../b": 1}, {"../b": simple([1])})
+        files_per_video("va", {"../b": 1})
     with pytest.raises(UserError, match="no files per video of 'mtl'"):
-        write_video_submissions(tmp_path / "out", "mtl", {"a": 1}, {"a": simple([1])})
+        files_per_video("mtl", {"a": 1})
     with pytest.raises(UserError, match="not a test list or template"):
         read_image_list(put(tmp_path / "stems.txt", "a\nb\n"))
     with pytest.raises(UserError, match=r"line 3: no image path"):
@@ -227,7 +222,7 @@ GOOD = [
     [
         (lambda rows: rows[1:], "line 1: header 'image,valence,"),
         (lambda rows: [rows[0].replace("image", "image_location"), *rows[1:]], "line 1: header"),
-        (lambda rows: rows[:-1], "line 4: 1 rows missing, 3 of .*list.txt expected"),
+        (lambda rows: rows[:-1], "line 4: 1 rows missing, 3 are expected"),
         (lambda rows: rows + rows[-1:], "line 5: 1 rows too many"),
         (lambda rows: rows + [""], "line 5: 1 rows too many"),
         (
@@ -271,21 +266,21 @@ def test_the_first_fault_of_a_folder_of_files_is_named(tmp_path):
     folder = tmp_path / "files"
     header = "valence,arousal\n"
     put(folder / "a.txt", header + "0.1,0.2\n0.1,0.2\n")
-    with pytest.raises(UserError, match=r"b.txt: missing, video b is in the test set"):
-        check_video_submissions(folder, "va", listed)
+    with pytest.raises(UserError, match=r"b.txt: no such submission file, and the test set asks for it"):
+        check_submission(folder, files_per_video("va", listed))
     put(folder / "b.txt", header + "0.1,0.2\n0.1,5\n")
     with pytest.raises(UserError, match=r"b.txt, line 3: '5' is not a number from -1 to 1"):
-        check_video_submissions(folder, "va", listed)
+        check_submission(folder, files_per_video("va", listed))
     put(folder / "b.txt", header + "0.1,0.2\n")
-    assert check_video_submissions(folder, "va", listed) == 3
-    assert check_video_submissions(folder, "va", {"a": 2, "b": 1}) == 3
-    with pytest.raises(UserError, match=r"a.txt, line 4: 1 rows missing, 3 of video a expected"):
-        check_video_submissions(folder, "va", {"a": 3, "b": 1})
+    assert check_submission(folder, files_per_video("va", listed)) == 3
+    assert check_submission(folder, files_per_video("va", {"a": 2, "b": 1})) == 3
+    with pytest.raises(UserError, match=r"a.txt, line 4: 1 rows missing, 3 are expected"):
+        check_submission(folder, files_per_video("va", {"a": 3, "b": 1}))
     with pytest.raises(UserError, match=r"a.txt, line 1: header 'Neutral,"):
-        check_video_submissions(folder, "expr", listed)
+        check_submission(folder, files_per_video("expr", listed))
     put(folder / "c.txt", header)
     with pytest.raises(UserError, match=r"c.txt: its video is not in the test set"):
-        check_video_submissions(folder, "va", listed)
+        check_submission(folder, files_per_video("va", listed))
 
 
 frame_lists = st.lists(st.integers(1, 40), min_size=1, max_size=12)
@@ -307,13 +302,13 @@ def test_whatever_is_written_validates_and_reads_back(kind, wanted, data):
     with tempfile.TemporaryDirectory() as folder:
         template = put(Path(folder) / "template.txt", HEADERS[kind] + "".join(f"{image},\n" for image in images))
         out = Path(folder) / "out.txt"
-        written = write_submission(
+        write_submission(
             out,
             read_image_list(template),
             predicted,
             fill=data.draw(st.sampled_from(["nearest", "interpolate"])),
         )
-        assert check_submission(out, read_image_list(template)) == written.rows == len(images)
+        assert check_submission(out, read_image_list(template)) == len(images)
         read = read_submission(out)
     assert set(read) == set(wanted)
     for video, frames in wanted.items():
@@ -344,7 +339,8 @@ def test_files_per_video_validate_and_read_back(kind, lengths, data):
         for k, video in enumerate(lengths)
     }
     with tempfile.TemporaryDirectory() as folder:
-        write_video_submissions(folder, kind, lengths, predicted)
-        assert check_video_submissions(folder, kind, lengths) == sum(lengths.values())
+        wanted = files_per_video(kind, lengths)
+        write_submission(folder, wanted, predicted)
+        assert check_submission(folder, wanted) == sum(lengths.values())
         read = read_submission(folder)
     assert {video: len(values.frames) for video, values in read.items()} == lengths

@@ -6,8 +6,10 @@ import pytest
 from abaw_seq.data.feature_file import VideoFeatures, atomic_feature_file
 from abaw_seq.data.prediction_file import VideoPredictions, write_predictions
 from abaw_seq.errors import UserError
-from abaw_seq.results.postprocess import Postprocess, save_postprocess
-from abaw_seq.results.submission.submit import checked, predictions_to_submit, read_lengths, wanted_rows, write_checked
+from abaw_seq.results.postprocess import Postprocess, read_postprocessed, save_postprocess
+from abaw_seq.results.submission.checking import check_submission
+from abaw_seq.results.submission.wanted import read_lengths, wanted_rows
+from abaw_seq.results.submission.writing import write_checked
 
 MTL = "image,valence,arousal,expression,aus\n"
 VA = "image_location,valence,arousal\n"
@@ -32,6 +34,10 @@ def ramp(frames):
     return VideoPredictions(frames, outputs)
 
 
+def lengths_of(wanted):
+    return {name: len(rows.frames) for name, rows in wanted.files.items()}
+
+
 def test_a_template_tells_its_edition_and_every_line_is_written_and_checked(tmp_path):
     listed = put(tmp_path / "va.txt", VA + "v/00001.jpg\nv/00004.jpg\nv/00001.jpg\n")
     wanted = wanted_rows(listed, None, None)
@@ -41,23 +47,25 @@ def test_a_template_tells_its_edition_and_every_line_is_written_and_checked(tmp_
     assert (tmp_path / "out.txt").read_text().splitlines()[1:] == [
         "v/00001.jpg,0.100000,-0.100000", "v/00004.jpg,0.300000,-0.300000", "v/00001.jpg,0.100000,-0.100000"
     ]  # fmt: skip
-    assert checked(tmp_path / "out.txt", wanted) == 3
+    assert check_submission(tmp_path / "out.txt", wanted) == 3
     put(tmp_path / "out.txt", VA + "v/00001.jpg,0.1,2\n")
     with pytest.raises(UserError, match="line 2: '2' is not a number from -1 to 1"):
-        checked(tmp_path / "out.txt", wanted)
+        check_submission(tmp_path / "out.txt", wanted)
 
 
 def test_files_per_video_have_the_length_of_the_video(tmp_path):
     lengths = put(tmp_path / "lengths.csv", "v,5\nw 2\n\nunlisted,9,\n")
     listed = put(tmp_path / "names.txt", "w\nv\n")
     wanted = wanted_rows(listed, lengths, "va")
-    assert wanted.lengths == {"w": 2, "v": 5}
+    assert lengths_of(wanted) == {"w.txt": 2, "v.txt": 5}
     line = write_checked(tmp_path / "out", wanted, {"v": ramp([2, 4]), "w": ramp([1, 2])}, fill="interpolate")
     assert "7 rows" in line and "3 filled" in line and "on the line between" in line
     rows = (tmp_path / "out" / "v.txt").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]] == ["0.200000", "0.200000", "0.300000", "0.400000", "0.400000"]
-    assert wanted_rows(None, lengths, "au2020").lengths == {"v": 5, "w": 2, "unlisted": 9}
-    assert checked(tmp_path / "out", wanted_rows(listed, None, "va")) == 7  # lengths not known, form is checked
+    assert lengths_of(wanted_rows(None, lengths, "au2020")) == {"v.txt": 5, "w.txt": 2, "unlisted.txt": 9}
+    assert (
+        check_submission(tmp_path / "out", wanted_rows(listed, None, "va")) == 7
+    )  # lengths not known, form is checked
 
 
 def test_lengths_come_from_a_feature_file_that_knows_them(tmp_path):
@@ -67,7 +75,7 @@ def test_lengths_come_from_a_feature_file_that_knows_them(tmp_path):
             writer.add_video(VideoFeatures(name, frames, np.ones(2, bool), frame_count=count))
     assert read_lengths(tmp_path / "f.h5") == {"v": 50, "w": None}
     wanted = wanted_rows(None, tmp_path / "f.h5", "va")
-    with pytest.raises(UserError, match="number of frames of video w is not known, give lengths"):
+    with pytest.raises(UserError, match="the length of video w is not known"):
         write_checked(tmp_path / "out", wanted, {})
 
 
@@ -79,7 +87,7 @@ def test_a_runs_stored_thresholds_decide_and_a_file_is_taken_as_it_is(tmp_path, 
     units = {}
     for name in ("bare", "stored", "file"):
         source = tmp_path / "predictions.h5" if name == "file" else tmp_path
-        write_checked(tmp_path / "out.txt", wanted, predictions_to_submit(source))
+        write_checked(tmp_path / "out.txt", wanted, read_postprocessed(source))
         units[name] = [row.split(",")[1:3] for row in (tmp_path / "out.txt").read_text().splitlines()[1:]]
         save_postprocess(tmp_path, Postprocess(au_thresholds=(0.7, *[0.5] * 11)))
     assert units["bare"] == units["file"] == [["1", "1"], ["1", "1"]]
@@ -98,7 +106,7 @@ REFUSED = {
     "no predictions of video w": lambda t: write_checked(
         t / "o.txt", wanted_rows(put(t / "l", MTL + "w/00001.jpg"), None, None), {"v": ramp([1])}
     ),
-    "no such submission to check": lambda t: checked(
+    "no such submission file": lambda t: check_submission(
         t / "o.txt", wanted_rows(put(t / "l", MTL + "w/00001.jpg"), None, None)
     ),
 }
