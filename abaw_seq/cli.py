@@ -162,7 +162,7 @@ def evaluate(
 @feats_option
 @out_option("Path without suffix: writes OUT.csv and OUT.h5.", required=True)
 @raw_option
-@click.option("--checkpoint", default="best.pt", show_default=True, help="Weights to use, such as best_au.pt.")
+@click.option("--checkpoint", help="Weights to use, such as best_au.pt.  [default: best.pt]")
 @device_option
 def predict(run, feats, out, raw, checkpoint, device) -> None:
     """Predict every frame of the videos in feature files, as CSV and HDF5.
@@ -178,7 +178,7 @@ def predict(run, feats, out, raw, checkpoint, device) -> None:
     stem = out.with_suffix("") if out.suffix in (".csv", ".h5") else out
     for suffix in (".csv", ".h5"):
         check_output(stem.with_name(stem.name + suffix))
-    groups = predict_run(run, list(feats), find_device(device), checkpoint=checkpoint)
+    groups = predict_run(run, list(feats), find_device(device), checkpoint=checkpoint or BEST)
     frames, videos = write_groups(stem, (group if raw else postprocessed(run, group) for group in groups))
     say(f"{frames} frames of {videos} videos -> {stem}.csv, {stem}.h5")
 

@@ -163,7 +163,6 @@ def test_no_circle_between_files(graph):
     assert circle(graph) == []
 
 
-@pytest.mark.xfail(strict=True, reason="results.reading reads submissions, submission applies results.postprocess")
 def test_no_circle_between_folders(graph):
     assert circle(between_folders(graph)) == []
 
@@ -179,7 +178,6 @@ def test_whole_files_are_written_in_one_place():
     assert users_of(ROOT, "os.replace") | users_of(ROOT, "os.rename") == {"abaw_seq/files.py"}
 
 
-@pytest.mark.xfail(strict=True, reason="predict's default checkpoint is spelled in the command line")
 def test_names_of_the_run_folder_are_spelled_in_one_place():
     assert names_of_run_files(ROOT) == {"abaw_seq/run_folder.py"}
 
