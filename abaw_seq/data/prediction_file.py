@@ -54,6 +54,12 @@ class VideoPredictions:
             return self.labels
         return np.full((len(self.frames), len(LABEL_COLUMNS)), np.nan, np.float32)
 
+    @property
+    def valence_arousal(self) -> np.ndarray:
+        """Predicted valence and arousal (N, 2), NaN for one that was not predicted."""
+        missing = np.full(len(self.frames), np.nan)
+        return np.stack([self.outputs.get(task, missing) for task in ("valence", "arousal")], axis=1)
+
 
 Videos = dict[str, VideoPredictions]
 

@@ -51,7 +51,7 @@ def choose_folds(corpus: Corpus, wanted: str) -> list[Fold]:
     videos = {name: video for name, video in videos.items() if name not in blank}
     splits = {video.split for video in videos.values()}
     if not {"train", "val"} <= splits:
-        log.warning("the features tell no official split, so there is no fold for it")
+        log.warning("the features have no official split, so there is no fold for it")
         return make_folds(videos, int(wanted))
     return [official_fold(videos), *make_folds(videos, int(wanted))]
 

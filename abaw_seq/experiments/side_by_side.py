@@ -98,7 +98,7 @@ def _shared(corpus: Corpus, device: torch.device) -> Corpus:
     return corpus
 
 
-# What a worker process holds.
+# The corpora and the device of a worker process.
 _held: dict[str, object] = {}
 
 

@@ -166,7 +166,7 @@ def _select(task: str, stack: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def cross_fitted_ensemble(members: dict[str, Videos], method: str) -> Videos | None:
-    """Each half of the labelled videos joined with weights fitted on the other; None for `mean`, or one source video."""
+    """Each half of the labelled videos joined with weights fitted on the other; None for `mean` or one source video."""
 
     def fit(part: Videos) -> Callable[[Videos], Videos]:
         fitted = fit_ensemble(only(part), method)

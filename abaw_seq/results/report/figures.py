@@ -74,12 +74,12 @@ def _run_jobs(run: ReportedRun, slug: str, chosen: list[str]) -> list[_Job]:
         add("confusion", f"Confusion of expressions, {run.name}.", lambda ink: plots.confusion_matrix(counts, ink))
     if not any({"valence", "arousal"} & video.outputs.keys() for video in run.predictions.values()):
         return jobs
-    tracks = [_track(name, run.predictions[name]) for name in chosen if name in run.predictions]
-    if tracks:
+    shown = {name: run.predictions[name] for name in chosen if name in run.predictions}
+    if shown:
         caption = f"Valence and arousal over time, {run.name}: a few videos, chosen alike for every run."
-        add("timeline", caption, lambda ink: plots.timelines(tracks, ink))
+        add("timeline", caption, lambda ink: plots.timelines(shown, ink))
     true = concatenated(run.predictions)[1][:, :2]
-    predicted = np.concatenate([_predicted_va(video) for video in run.predictions.values()])
+    predicted = np.concatenate([video.valence_arousal for video in run.predictions.values()])
     caption = f"Valence and arousal, {run.name}: a darker cell holds more frames (logarithmic)."
     add("valence_arousal", caption, lambda ink: plots.valence_arousal_density(true, predicted, ink))
     return jobs
@@ -100,19 +100,10 @@ def _timeline_videos(runs: list[ReportedRun]) -> list[str]:
     return [known[k] for k in picks]
 
 
-def _track(name: str, video: VideoPredictions) -> plots.VideoTrack:
-    return plots.VideoTrack(name, video.frames, video.truth[:, :2], _predicted_va(video))
-
-
 def _mean_error(video: VideoPredictions) -> float:
-    difference = np.abs(_predicted_va(video) - video.truth[:, :2])
+    difference = np.abs(video.valence_arousal - video.truth[:, :2])
     known = np.isfinite(difference)
     return float(difference[known].mean()) if known.any() else np.nan
-
-
-def _predicted_va(video: VideoPredictions) -> np.ndarray:
-    missing = np.full(len(video.frames), np.nan)
-    return np.stack([video.outputs.get(task, missing) for task in ("valence", "arousal")], axis=1)
 
 
 def _confusion(predictions: Videos) -> np.ndarray:

@@ -1,4 +1,4 @@
-// The controls: which run, video and frame are shown, and how one moves between them.
+// The controls: which run, video and frame are shown, and how to move between them.
 
 const PLAY_MILLISECONDS = 80;
 const byId = (id) => document.getElementById(id);
@@ -71,7 +71,7 @@ function select(i, redraw = false) {
   control.zoom.textContent = `${state.zoom}×`;
 }
 
-// The next (step 1) or previous (-1) error in this video, else in the videos that follow in the list.
+// Go to the next (step 1) or previous (-1) error in this video, or else in the videos after or before it in the list.
 function jump(step) {
   const kind = control.kind.value;
   const order = Array.from(control.video.options, (entry) => Number(entry.value));
@@ -134,7 +134,8 @@ const KEYS = {
 };
 const SCROLLING = ["PageUp", "PageDown", "Home", "End", " "];
 
-// Keys count while the scrubber has the focus, and the plain ones when nothing has; a list keeps its own.
+// Keys work while the focus is in the scrubber, and those that do not scroll also when nothing has the focus; in a list
+// they keep their usual meaning.
 function onKey(event) {
   const target = event.target;
   if (event.ctrlKey || event.altKey || event.metaKey || target.tagName === "SELECT") return;

@@ -31,7 +31,7 @@ function probabilities(text) {
 }
 
 // One video of one run, unpacked: frame numbers, `true` and `predicted` values (null for a task that is
-// absent, NaN for a value that is), and `wrong`.
+// absent, NaN for a value that is absent), and `wrong`.
 const opened = new Map();
 function openVideo(run, index) {
   const key = `${run} ${index}`;
@@ -99,14 +99,14 @@ function mean() {
 // Frames to jump to, rising: where a stretch of wrong expressions begins or changes, the peak of each
 // stretch of large valence/arousal errors, and where one more action unit turns wrong.
 function errorFrames(video, kind) {
-  const found = new Set();
+  const frames = new Set();
   const { expression, va, au } = video.wrong;
   const differs = (list, i) => list[i] !== list[i - 1];
   if (kind === "main" || kind === "expression") {
     for (let i = 0; i < video.count; i++) {
       if (!expression[i]) continue;
       const same = i > 0 && expression[i - 1] && !differs(video.true.expression, i) && !differs(video.predicted.expression, i);
-      if (!same) found.add(i);
+      if (!same) frames.add(i);
     }
   }
   if (kind === "main" || kind === "va") {
@@ -114,15 +114,15 @@ function errorFrames(video, kind) {
       if (i < video.count && va[i] > DATA.vaError) {
         if (peak < 0 || va[i] > va[peak]) peak = i;
       } else if (peak >= 0) {
-        found.add(peak);
+        frames.add(peak);
         peak = -1;
       }
     }
   }
   if (kind === "au") {
-    for (let k = 0; k < au.length; k++) if (au[k] && !(k >= UNITS && au[k - UNITS])) found.add(Math.floor(k / UNITS));
+    for (let k = 0; k < au.length; k++) if (au[k] && !(k >= UNITS && au[k - UNITS])) frames.add(Math.floor(k / UNITS));
   }
-  return [...found].sort((a, b) => a - b);
+  return [...frames].sort((a, b) => a - b);
 }
 
 function worstFrame(video) {

@@ -1,4 +1,4 @@
-// The panel beside the timeline: all values of one frame, mistakes marked by colour, a sign and words.
+// The panel beside the timeline: all values of one frame, errors marked by colour, a sign and words.
 
 const panel = Object.fromEntries(
   ["frame-number", "frame-place", "picture", "image", "no-image", "va", "expression", "au"].map((id) => [id, document.getElementById(id)]),

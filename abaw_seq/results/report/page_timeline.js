@@ -1,11 +1,11 @@
-// The timeline: one canvas for what stays while scrubbing, one above it for the cursor.
-// Frames lie side by side in stored order; a dotted line marks where many frame numbers are missing.
+// The timeline: one canvas for the values, one above it for the cursor, so that scrubbing draws the second alone.
+// Frames stand side by side in stored order; a dotted line marks where many frame numbers are missing.
 
 const GUTTER = 80, RIGHT = 8, AXIS = 24;
 const VA_HEIGHT = 88, VA_GAP = 16, STRIP = 17, WRONG = 12, UNIT_ROW = 20;
 // Within an action unit's row: annotated, wrong, predicted.
 const UNIT_TRUE = 5, UNIT_WRONG = 3, UNIT_PREDICTED = 8;
-const MOST_JUMPS = 40; // more dotted lines than this hide what they mark
+const MOST_JUMPS = 40; // more dotted lines than this would hide the rows behind them
 const FONT = '12px system-ui, "Liberation Sans", sans-serif';
 
 const timeline = {
@@ -216,9 +216,9 @@ function longJumps() {
   const { video, from, to } = timeline;
   const jumps = Array.from(video.frames.subarray(1), (v, i) => v - video.frames[i]);
   const usual = [...jumps].sort((a, b) => a - b)[jumps.length >> 1];
-  const found = [];
-  for (let i = Math.max(from, 1); i < to; i++) if (jumps[i - 1] > Math.max(30, 8 * usual)) found.push(i);
-  return found;
+  const long = [];
+  for (let i = Math.max(from, 1); i < to; i++) if (jumps[i - 1] > Math.max(30, 8 * usual)) long.push(i);
+  return long;
 }
 
 function drawCursor(i) {
@@ -272,48 +272,48 @@ function line(draw, x0, y0, x1, y1) {
   draw.stroke();
 }
 
-// [first, end) of each stretch of frames for which `test` holds.
+// [first, end) of each stretch of frames that pass a test.
 function stretches(first, end, test) {
-  const found = [];
+  const ranges = [];
   for (let i = first, start = -1; i <= end; i++) {
-    const holds = i < end && test(i);
-    if (holds && start < 0) start = i;
-    if (!holds && start >= 0) {
-      found.push([start, i]);
+    const passes = i < end && test(i);
+    if (passes && start < 0) start = i;
+    if (!passes && start >= 0) {
+      ranges.push([start, i]);
       start = -1;
     }
   }
-  return found;
+  return ranges;
 }
 
-// [x, width, value] of what a strip shows, neighbours of equal value joined. Where frames outnumber pixels,
-// `combine` makes one value of the frames [a, b) of a pixel, so that no frame paints over another.
+// [x, width, value] of each cell of a strip, neighbours of equal value joined. Where there are more frames than pixels,
+// `combine` makes one value of the frames [a, b) of a pixel, so that no frame is drawn over another.
 function cells(at, combine) {
   const { from, to } = timeline;
   const count = Math.min(to - from, Math.floor(plotWidth()));
   const first = (k) => from + Math.floor((k * (to - from)) / count);
-  const found = [];
+  const list = [];
   for (let k = 0, start = 0, value = combine(at, from, first(1)); k < count; k++) {
     const next = k + 1 < count ? combine(at, first(k + 1), first(k + 2)) : undefined;
     if (Object.is(next, value)) continue;
-    found.push([left(first(start)), left(first(k + 1)) - left(first(start)), value]);
+    list.push([left(first(start)), left(first(k + 1)) - left(first(start)), value]);
     start = k + 1;
     value = next;
   }
-  return found;
+  return list;
 }
 
 function middle(at, a, b) {
   return at((a + b) >> 1);
 }
 
-// A mistake shows however many frames share its pixel.
+// An error is shown, however many frames share its pixel.
 function any(at, a, b) {
   for (let i = a; i < b; i++) if (at(i)) return 1;
   return 0;
 }
 
-// The mean of what is known, in sixteenths: coarse enough that neighbours join.
+// The mean of the known values, rounded to sixteenths, so that neighbours are equal and are joined.
 function level(at, a, b) {
   const average = mean();
   for (let i = a; i < b; i++) if (!Number.isNaN(at(i))) average.add(at(i));

@@ -8,7 +8,6 @@ the start of a formula.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
@@ -17,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from abaw_seq.data.prediction_file import Videos
 from abaw_seq.results.report.plot_style import (
     WIDTH,
     Ink,
@@ -32,19 +32,6 @@ from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
 
 LONGEST_BRIDGE = 30
 """A line goes on over a gap of this many frame numbers, about a second."""
-
-
-@dataclass(frozen=True)
-class VideoTrack:
-    """Valence and arousal of one video."""
-
-    name: str
-    frames: np.ndarray
-    """Frame numbers (N,)."""
-    true: np.ndarray
-    """Labels (N, 2), NaN where there is none."""
-    predicted: np.ndarray
-    """Predictions (N, 2), NaN where there is none."""
 
 
 def training_curves(histories: dict[str, list[dict]], best: dict[str, int | None], ink: Ink) -> Figure:
@@ -155,19 +142,20 @@ def action_unit_bars(
     return figure
 
 
-def timelines(tracks: list[VideoTrack], ink: Ink) -> Figure:
+def timelines(videos: Videos, ink: Ink) -> Figure:
     """Valence and arousal over time, truth beside prediction, one row per video."""
-    labelled = any(np.isfinite(track.true).any() for track in tracks)
+    labelled = any(np.isfinite(video.truth[:, :2]).any() for video in videos.values())
     handles = [Line2D([], [], color=ink.text, label="annotated")] if labelled else []
     handles.append(Line2D([], [], color=ink.accent, label="predicted"))
-    figure, axes = figure_grid(len(tracks), 2, panel=1.0, ink=ink, handles=handles)
-    for row, track in enumerate(tracks):
-        for column, name in enumerate(("valence", "arousal")):
+    figure, axes = figure_grid(len(videos), 2, panel=1.0, ink=ink, handles=handles)
+    for row, (name, video) in enumerate(videos.items()):
+        for column, task in enumerate(("valence", "arousal")):
             axis = axes[row, column]
-            error = np.abs(track.predicted[:, column] - track.true[:, column])
-            title = f"{name} · {plain(track.name)}"
+            true, predicted = video.truth[:, column], video.valence_arousal[:, column]
+            error = np.abs(predicted - true)
+            title = f"{task} · {plain(name)}"
             style_axis(axis, ink, f"{title} · off by {np.nanmean(error):.2f}" if np.isfinite(error).any() else title)
-            frames, true, predicted = _cut_at_gaps(track.frames, track.true[:, column], track.predicted[:, column])
+            frames, true, predicted = _cut_at_gaps(video.frames, true, predicted)
             axis.axhline(0, color=ink.muted, linewidth=0.6)
             # A single frame between two gaps makes no line, so it gets a marker.
             for values, colour, width in ((true, ink.text, 1.5), (predicted, ink.accent, 1.3)):

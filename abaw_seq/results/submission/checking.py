@@ -16,8 +16,9 @@ from abaw_seq.data.annotation_formats import Layout, recognise_header
 from abaw_seq.data.label_text import Block, first_filled_line, line_error, read_blocks
 from abaw_seq.data.prediction_file import VideoPredictions, Videos
 from abaw_seq.errors import UserError
+from abaw_seq.metrics import PARTS
 from abaw_seq.results.submission.wanted import Rows, Wanted, places_of
-from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
+from abaw_seq.tasks import EXPRESSIONS, LABEL_COLUMNS, TASKS
 
 _INTEGER = re.compile(r"[0-9]{1,3}")
 
@@ -73,20 +74,16 @@ def _check_values(path: Path, block: Block, layout: Layout) -> None:
 
 def _video(frames: np.ndarray, values: np.ndarray, layout: Layout) -> VideoPredictions:
     frames, first = np.unique(frames, return_index=True)
-    values = values[first]
-    outputs = {}
-    if layout.task in ("mtl", "va"):
-        outputs = {"valence": values[:, 0].astype(np.float32), "arousal": values[:, 1].astype(np.float32)}
-    if layout.task in ("mtl", "expr"):
-        index = np.array([EXPRESSIONS.index(name) for name in layout.classes])
-        chosen = index[values[:, 2 if layout.task == "mtl" else 0].astype(int)]
-        outputs["expression"] = np.eye(len(EXPRESSIONS), dtype=np.float32)[chosen]
-    if layout.task in ("mtl", "au"):
-        units = values[:, len(layout.columns) - len(layout.units) :]
-        outputs["au"] = np.full((len(values), len(ACTION_UNITS)), np.nan, np.float32)
-        for unit, column in zip(layout.units, units.T, strict=True):
-            if unit in ACTION_UNITS:
-                outputs["au"][:, ACTION_UNITS.index(unit)] = column
+    table = np.full((len(frames), len(LABEL_COLUMNS)), np.nan, np.float32)
+    for column, numbers in zip(layout.columns, values[first].T, strict=True):
+        if column is not None:
+            table[:, column] = numbers
+    outputs = {task: table[:, TASKS[task].columns] for task in PARTS[layout.task]}
+    if "expression" in outputs:
+        one_hot = np.eye(len(EXPRESSIONS), dtype=np.float32)[[EXPRESSIONS.index(name) for name in layout.classes]]
+        outputs["expression"] = one_hot[outputs["expression"][:, 0].astype(int)]
+    for task in outputs.keys() & {"valence", "arousal"}:
+        outputs[task] = outputs[task][:, 0]
     return VideoPredictions(frames.astype(np.int32), outputs)
 
 

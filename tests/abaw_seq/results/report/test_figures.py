@@ -23,6 +23,11 @@ def make_video(seed: int, count: int = 40, labels: bool = True) -> VideoPredicti
     return VideoPredictions(np.arange(1, count + 1), outputs, truth if labels else None)
 
 
+def valence_arousal_video(frames, true, predicted) -> VideoPredictions:
+    labels = np.pad(true, ((0, 0), (0, 13)), constant_values=np.nan)
+    return VideoPredictions(frames, dict(zip(("valence", "arousal"), predicted.T, strict=True)), labels)
+
+
 def test_confusion_counts_and_base_rates_equal_a_plain_loop():
     videos = {"a": make_video(1), "b": make_video(2), "c": make_video(3, labels=False)}
     counts = np.zeros((8, 8), int)
@@ -68,8 +73,7 @@ def test_file_names_of_runs_are_distinct_and_not_paths():
 
 def test_annotated_lines_have_gaps_where_labels_are_missing():
     true = np.array([[0.1, 0.2], [np.nan, np.nan], [0.3, 0.4], [np.nan, np.nan]])
-    track = plots.VideoTrack("$x_{$", np.arange(4), true, np.zeros((4, 2)))
-    figure = plots.timelines([track], plot_style.LIGHT)
+    figure = plots.timelines({"$x_{$": valence_arousal_video(np.arange(4), true, np.zeros((4, 2)))}, plot_style.LIGHT)
     drawn = [line.get_ydata() for line in figure.axes[0].lines if line.get_color() == plot_style.LIGHT.text]
     np.testing.assert_array_equal(drawn[0], true[:, 0])
     # A lone labelled frame has no line to either side; it is marked.
@@ -79,8 +83,8 @@ def test_annotated_lines_have_gaps_where_labels_are_missing():
 
 def test_lines_stop_at_gaps_between_frames_and_each_panel_tells_its_error():
     frames = np.array([1, 2, 30, 100, 101])
-    track = plots.VideoTrack("v", frames, np.zeros((5, 2)), np.tile([0.25, -0.5], (5, 1)))
-    figure = plots.timelines([track], plot_style.LIGHT)
+    video = valence_arousal_video(frames, np.zeros((5, 2)), np.tile([0.25, -0.5], (5, 1)))
+    figure = plots.timelines({"v": video}, plot_style.LIGHT)
     line = next(line for line in figure.axes[0].lines if line.get_color() == plot_style.LIGHT.accent)
     np.testing.assert_array_equal(line.get_ydata(), [0.25, 0.25, 0.25, np.nan, 0.25, 0.25])
     assert 30 < line.get_xdata()[3] < 100
