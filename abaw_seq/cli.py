@@ -143,10 +143,14 @@ def evaluate(
     """
     from abaw_seq.results.evaluate import features_of, score_files
     from abaw_seq.results.tables import all_scores, comparison
+    from abaw_seq.run_folder import holds_run
 
     if fit or fit_on:
         print_table("Untuned and tuned scores", *comparison(_fit_runs(runs, fit_on)))
         return
+    for path in annotations:
+        if holds_run(path):
+            raise UserError(f"{path}: is a run, not annotations; name runs before the options")
     evaluation = score_files(
         [*runs, *predictions], annotations, edition=edition, split=split, resamples=resamples, constant=constant
     )
@@ -174,6 +178,7 @@ def predict(run, feats, out, raw, checkpoint, device) -> None:
     from abaw_seq.files import check_output
     from abaw_seq.results.postprocess import postprocessed
     from abaw_seq.results.predict import predict_run
+    from abaw_seq.run_folder import BEST
 
     stem = out.with_suffix("") if out.suffix in (".csv", ".h5") else out
     for suffix in (".csv", ".h5"):

@@ -51,6 +51,11 @@ def is_finished(run: Path) -> bool:
     return (run / SCORES).is_file()
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether a folder holds a run of any kind, finished or not."""
+    return any((folder / name).is_file() for name in (CONFIG, ENSEMBLE, SCORES, PREDICTIONS))
+
+
 def open_run(
     run: Path, config: Any, *, resume: bool, writes: bool = True, free: tuple[str, ...] = ()
 ) -> dict[str, Any] | None:

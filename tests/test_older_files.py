@@ -277,7 +277,6 @@ def test_an_interrupted_finetuning_goes_on(tuned, expected):
     check_losses(tuned, expected)
 
 
-@pytest.mark.xfail(strict=True, reason="fine-tuning's running average now starts with a smaller decay, as training's")
 def test_an_interrupted_finetuning_gives_the_same_encoder(tuned, expected):
     check_weights(tuned, expected)
     extracting = ["--backbone", "encoders/grey", tuned, "--videos", "frames", "--dtype", "float32"]

@@ -121,7 +121,7 @@ def finetune(
         widths = {task: outputs_of(task, config.loss) for task in config.tasks}
         network = TaskNetwork(encoder, TaskHeads(encoder.dim, widths, config.head), frozen=config.freeze)
         network = suit_device(network, group.device)
-        average = RunningAverage(network, config.ema)
+        average = RunningAverage(network, config.ema, random_start=False)
         lr = config.base_lr * effective / 256
         depth = layer_scale(encoder, config.layer_decay)
         parameters = parameter_groups(encoder, weight_decay=config.weight_decay, scale=depth)

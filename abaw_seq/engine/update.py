@@ -14,20 +14,21 @@ from torch.nn.parallel import DistributedDataParallel
 class RunningAverage:
     """An exponential moving average of a model's weights, which is what gets evaluated and kept.
 
-    The decay is smaller at first, so that the initial weights are soon forgotten; torch's `AveragedModel` starts from
-    the weights after the first update and renames every parameter. With a decay of 0 it is the model itself.
+    decay: share of the average that an update keeps; with 0 the average is the model itself. random_start: the model
+    starts from random weights, so that the decay is smaller at first and these are soon forgotten. torch's
+    `AveragedModel` starts from the weights after the first update and renames every parameter.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
+    def __init__(self, model: nn.Module, decay: float, *, random_start: bool):
         self.model = copy.deepcopy(model) if decay else model
-        self.decay = decay
+        self.decay, self.random_start = decay, random_start
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards `model`'s weights after update number `step` (from 0); buffers are copied."""
         if self.model is model:
             return
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.random_start else self.decay
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
         for average, current in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(current)

@@ -87,7 +87,7 @@ def train(
     model.standardise.fit(corpus.gather_features, train_rows, config.standardised(corpus, "train"))
     weighting = TaskWeighting(config.tasks, config.weighting).to(device)
     balance = {name: weight.to(device) for name, weight in loss_weights(config.loss, corpus.labels[train_rows]).items()}
-    average = RunningAverage(model, config.optim.ema)
+    average = RunningAverage(model, config.optim.ema, random_start=True)
     optimizer = build_optimizer((model, weighting), config.optim)
     update = Update(model, optimizer, extra=(weighting,), clip=config.optim.clip, average=average)
 

@@ -13,7 +13,7 @@ from abaw_feats.reading.images import decode_image
 from tests.abaw_feats.tiny_videos import write_frames, write_networks
 
 
-def test_importing_is_cheap_and_functions_win_over_files_of_their_name():
+def test_importing_is_cheap_and_extract_is_the_function():
     code = (
         "import sys, abaw_feats\n"
         "from abaw_feats import extract\n"

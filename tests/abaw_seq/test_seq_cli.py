@@ -79,6 +79,15 @@ def test_train_does_not_overwrite_a_run_but_resumes_it(runs, toy_feats, capsys):
     assert (runs / "gru" / "metrics.jsonl").read_text() == before
 
 
+def test_arguments_come_first_and_then_options_take_several_values(runs, tmp_path, capsys):
+    assert run("evaluate", "--annotations", tmp_path / "none.txt", runs / "gru") == 2
+    assert "none.txt: no such file" in capsys.readouterr().err
+    assert run("evaluate", runs / "gru", "--annotations", tmp_path / "none.txt", runs / "none") == 2
+    assert f"{runs / 'none'}: is a run, not annotations; name runs before the options" in capsys.readouterr().err
+    files = [runs / name / "predictions.h5" for name in ("gru", "none")]
+    assert run("evaluate", runs / "gru", "--predictions", *files, "--summary") == 0
+
+
 def test_label_then_evaluate_against_annotation_files(runs, toy_feats, tmp_path, capsys):
     header = "image,valence,arousal,expression,aus\n"
     frames = read_predictions(runs / "gru")["val0"].frames
