@@ -21,12 +21,13 @@ import torch
 from abaw_seq import config as configs
 from abaw_seq.data.corpus import Corpus
 from abaw_seq.data.folds import OFFICIAL, Fold, make_folds, official_fold, read_folds, write_folds
-from abaw_seq.data.prediction_file import read_predictions, save_scored
+from abaw_seq.data.prediction_file import save_scored, score_videos
 from abaw_seq.engine.provenance import provenance
 from abaw_seq.errors import UserError
 from abaw_seq.experiments.side_by_side import Training, train_all
 from abaw_seq.files import write_text
 from abaw_seq.learn.settings import TrainConfig
+from abaw_seq.results.reading import read_current
 from abaw_seq.results.tables import SCORE_NAMES
 from abaw_seq.run_folder import CONFIG, FOLDS, LAST, check_same_config, is_finished, read_scores, write_provenance
 
@@ -97,10 +98,10 @@ def crossvalidate(
     train_all(unfinished, {config.backbones: corpus}, device=device, jobs=jobs)
     scores, pooled = {}, {}
     for fold in folds:
-        of_fold = read_scores(folder / fold.name)
-        scores[fold.name] = of_fold["untuned"] | {"best_epoch": of_fold["best_epoch"]}
+        predictions = read_current(folder / fold.name)
+        scores[fold.name] = score_videos(predictions) | {"best_epoch": read_scores(folder / fold.name)["best_epoch"]}
         if fold.name in resplit:
-            pooled |= read_predictions(folder / fold.name)
+            pooled |= predictions
 
     return save_scored(
         folder,
