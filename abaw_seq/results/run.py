@@ -13,13 +13,14 @@ from abaw_seq import run_folder
 from abaw_seq.data.annotations import read_annotations
 from abaw_seq.data.corpus import load_corpus
 from abaw_seq.data.feature_store import Memory
-from abaw_seq.data.prediction_file import Videos, read_predictions
+from abaw_seq.data.prediction_file import Videos
 from abaw_seq.engine.device import find_device
 from abaw_seq.errors import UserError
 from abaw_seq.learn.settings import TrainConfig
 from abaw_seq.learn.train import train as train_run
 from abaw_seq.results.postprocess import postprocessed
 from abaw_seq.results.predict import predict_run
+from abaw_seq.results.reading import read_current
 
 PathLike = str | os.PathLike[str]
 
@@ -60,8 +61,8 @@ class Run:
 
     @property
     def predictions(self) -> Videos:
-        """Validation predictions as the model makes them: {video: VideoPredictions}."""
-        return read_predictions(self.folder)
+        """Validation predictions as the model makes them, with their current labels: {video: VideoPredictions}."""
+        return read_current(self.folder)
 
     def predict(
         self,
