@@ -121,7 +121,7 @@ def demo(out, count, total_frames, seed, old_count, old_total):
     check_folder(out.parent)
     count, total_frames = old_count or count, old_total or total_frames
     with progress("demo", total_frames, "frames") as advance:
-        made = generate_demo(out, videos=count, frames=total_frames, seed=seed, advance=advance)
+        made = generate_demo(out, count=count, total_frames=total_frames, seed=seed, advance=advance)
     say(f"{out}: {sum(made.videos.values())} videos, {sum(made.frames.values())} frames; see {made.contact_sheet}")
 
 

@@ -1,4 +1,4 @@
-"""The last layer of a ViT of which only the class token is used: the other tokens lend keys and values, no more."""
+"""The last layer of a ViT that is pooled at its class token: of the other tokens, only keys and values are needed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class ClassTokenBlock(nn.Module):
-    """The class token that a `Block` gives: (batch, tokens, width) -> (batch, 1, width).
+    """The class token of a `Block`'s output: (batch, tokens, width) -> (batch, 1, width).
 
-    Five sixths of the block's arithmetic belong to the queries, the output projection and the MLP of the
-    tokens that nobody looks at afterwards; with 12 layers that is 7 % of a network.
+    Five sixths of a block's arithmetic are the queries, the output projection and the MLP of the other tokens, which
+    are not used; with 12 layers that is 7 % of a network.
     """
 
     def __init__(self, block: Block):
@@ -27,8 +27,8 @@ class ClassTokenBlock(nn.Module):
         bias = (None, None) if bias is None else (bias[:width], bias[width:])
         q = self._heads(F.linear(seen[:, :1], weight[:width], bias[0]))
         k, v = (self._heads(part) for part in F.linear(seen, weight[width:], bias[1]).chunk(2, 2))
-        found = F.scaled_dot_product_attention(attention.q_norm(q), attention.k_norm(k), v)
-        first = tokens[:, :1] + block.ls1(attention.proj(attention.norm(found.transpose(1, 2).flatten(2))))
+        attended = F.scaled_dot_product_attention(attention.q_norm(q), attention.k_norm(k), v)
+        first = tokens[:, :1] + block.ls1(attention.proj(attention.norm(attended.transpose(1, 2).flatten(2))))
         return first + block.ls2(block.mlp(block.norm2(first)))
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -37,9 +37,9 @@ class ClassTokenBlock(nn.Module):
 
 
 def keep_class_token(module: nn.Module) -> nn.Module:
-    """Let the last layer of a frozen ViT that is read at its class token compute that token only, in place.
+    """Let the last layer of a frozen ViT that is pooled at its class token compute that token alone, in place.
 
-    Networks of another kind, or whose attention is not timm's plain one, are left as they are.
+    Other networks, and those whose attention is not timm's plain one, are left as they are.
     """
     if not isinstance(module, VisionTransformer) or module.attn_pool is not None or module.global_pool != "token":
         return module

@@ -1,4 +1,4 @@
-"""DenseNet-BC for small grey faces ("denseface"): 64x64 to 342 non-negative values.
+"""DenseNet-BC for small grey faces ("denseface"): 64x64 -> 342 non-negative values.
 
 Architecture and parameter names follow the PyTorch model of MEmoConv,
 extract_fts/denseface/model/dense_net.py, trained on FER+ with growth 12 and three blocks of 16 layers.
@@ -17,13 +17,13 @@ from abaw_feats.backbones.checkpoint import State
 BN_EPS = 1e-5
 BOTTLENECK = 4
 MAY_BE_LEFT = (r"classifier\..*",)
-# Cells per side that are averaged separately. One, as published, forgets where on the face something
-# was; small networks that have to learn in minutes need to know.
+# Cells per side whose maps are averaged separately. The mean of all, as published, does not say where on the face
+# something was, which helps small networks that train for minutes.
 POOLINGS = {"gap": 1, "grid2": 2, "grid4": 4}
 
 
 class DenseLayer(nn.Module):
-    """BN, ReLU, 1x1, BN, ReLU, 3x3; its `growth` new maps are appended after its input."""
+    """BN, ReLU, 1x1, BN, ReLU, 3x3; the `growth` new maps are appended to the input."""
 
     def __init__(self, inputs: int, growth: int):
         super().__init__()
@@ -40,7 +40,7 @@ class DenseLayer(nn.Module):
 
 
 class Transition(nn.Module):
-    """BN, ReLU, 1x1 to half the maps, 2x2 average pooling."""
+    """BN, ReLU, 1x1 with half as many maps, 2x2 average pooling."""
 
     def __init__(self, inputs: int):
         super().__init__()
@@ -55,10 +55,9 @@ class Transition(nn.Module):
 class DenseNet(nn.Module):
     """A stride-2 stem, dense blocks with transitions between them, ReLU and average pooling.
 
-    blocks   layers per dense block
-    growth   maps each layer adds; the stem has twice as many
-    pooling  one of POOLINGS; `dim` grows with the number of cells
-    classes  width of the expression classifier that public checkpoints carry; 0 leaves it out
+    blocks: layers of each dense block. growth: maps that each layer adds; the stem has twice as many. pooling: one of
+    POOLINGS; `dim` is proportional to its number of cells. classes: outputs of the expression classifier in public
+    checkpoints; 0 for none.
     """
 
     def __init__(
@@ -92,5 +91,5 @@ class DenseNet(nn.Module):
 
 
 def rename_old_keys(state: State) -> State:
-    """Names of dense layers as older torchvision wrote them (`norm.1`) in today's form (`norm1`)."""
+    """Rename dense layers from the names of older torchvision (`norm.1`) to those used here (`norm1`)."""
     return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key): value for key, value in state.items()}

@@ -1,4 +1,4 @@
-"""IResNet, the face-recognition residual network of ArcFace: aligned 112x112 RGB faces to 512 values.
+"""IResNet, the residual network of ArcFace for face recognition: aligned 112x112 RGB faces -> 512 values.
 
 Architecture and parameter names follow insightface, recognition/arcface_torch/backbones/iresnet.py.
 """
@@ -22,7 +22,7 @@ BN_EPS = 1e-5
 
 
 class Block(nn.Module):
-    """BN, 3x3, BN, PReLU, 3x3 (with the stride), BN, plus the raw input; nothing after the sum."""
+    """BN, 3x3, BN, PReLU, 3x3 (with the stride), BN, plus the input; no activation after the sum."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int, project: bool):
         super().__init__()
@@ -48,8 +48,8 @@ class Block(nn.Module):
 class IResNet(nn.Module):
     """Four stages of residual blocks, each halving the resolution, and a fully connected embedding.
 
-    size    side of the input in pixels; the embedding's weights depend on it
-    dim     length of the embedding, which is not L2-normalised
+    size: side of the input in pixels; the shape of the embedding's weights depends on it. dim: length of the
+    embedding, which is not L2-normalised.
     """
 
     def __init__(
@@ -80,10 +80,10 @@ class IResNet(nn.Module):
         self._initialise(sum(blocks))
 
     def _initialise(self, blocks: int) -> None:
-        """Start so that activations keep their size in evaluation mode too.
+        """Draw random weights with which activations keep their size in evaluation mode too.
 
-        The original draws convolutions from N(0, 0.1), which overflows through untrained running
-        statistics: a smoke run with random weights would give infinities.
+        The original draws convolutions from N(0, 0.1); with running statistics that are not trained yet, activations
+        then grow to infinity.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -1,4 +1,4 @@
-"""Vision transformers in the manner of MAE (masked autoencoders): sizes, poolings, position tables.
+"""The vision transformers of MAE (masked autoencoders): sizes, poolings, position tables.
 
 The network is timm's VisionTransformer with MAE's settings: LayerNorm eps 1e-6, exact GELU, a class
 token and absolute positions. Parameter names are those of facebookresearch/mae.
@@ -21,12 +21,12 @@ from abaw_feats.backbones.spec import BackboneSpec
 from abaw_seq.errors import UserError
 
 LAYER_NORM_EPS = 1e-6
-# How the tokens become one vector; outputs differ, so the name is stored with the features:
-#   cls                  norm over the tokens, then the class token
-#   gap                  mean of the patch tokens before any norm, then fc_norm, which is new (weight 1,
-#                        bias 0) where a checkpoint has none, as in the original
-#   gap_norm_as_fc_norm  the same, with the checkpoint's norm as fc_norm
-#   gap_normed           norm over the tokens, then the mean of the patch tokens
+# How the tokens become one vector:
+#   cls                  norm of the tokens, then the class token
+#   gap                  mean of the patch tokens without norm, then fc_norm; a checkpoint without fc_norm gets one
+#                        of weight 1 and bias 0, as in the original
+#   gap_norm_as_fc_norm  as gap, with the checkpoint's norm as fc_norm
+#   gap_normed           norm of the tokens, then the mean of the patch tokens
 POOLINGS = ("cls", "gap", "gap_norm_as_fc_norm", "gap_normed")
 AUTO = "auto"
 _WITH_FC_NORM = ("gap", "gap_norm_as_fc_norm")
@@ -62,8 +62,8 @@ def build_vit(
 def sincos_positions(width: int, grid: int) -> np.ndarray:
     """The fixed sine-cosine position table of MAE: float64 (1 + grid * grid, width), row 0 zero.
 
-    The first half of the columns encodes a patch's column, the second half its row; each half holds
-    sines, then cosines, of frequencies 10000^(-k / (width / 4)).
+    The first half of the width encodes a patch's column, the second half its row; each half consists of sines, then
+    cosines, of frequencies 10000^(-k / (width / 4)).
     """
     if width % 4:
         raise ValueError(f"width {width} is not a multiple of 4")
@@ -77,9 +77,9 @@ def sincos_positions(width: int, grid: int) -> np.ndarray:
 
 
 def resize_positions(table: torch.Tensor, grid: int) -> torch.Tensor:
-    """A position table (1, 1 + old * old, width) for another grid: (1, 1 + grid * grid, width).
+    """Resize a position table (1, 1 + old * old, width) to another grid: (1, 1 + grid * grid, width).
 
-    As in the original: the class token's row is kept, the others are resized bicubic without antialiasing.
+    As in the original, the class token's row stays and the others are resized bicubically without antialiasing.
     """
     old = round((table.shape[1] - 1) ** 0.5)
     if old * old + 1 != table.shape[1]:
@@ -92,10 +92,10 @@ def resize_positions(table: torch.Tensor, grid: int) -> torch.Tensor:
 
 
 def adapt_checkpoint(spec: BackboneSpec, state: State, beside: list[str]) -> tuple[BackboneSpec, State]:
-    """Settle the pooling, supply its norm, and bring the positions to the spec's image size.
+    """Decide the pooling, supply its norm, and resize the positions to the spec's image size.
 
-    Public checkpoints come from pre-training (norm and a decoder), from fine-tuning on the class token
-    (norm and a head) or on the mean (fc_norm and a head). Only the first leaves the pooling open.
+    Public checkpoints come from pre-training (with norm and a decoder), from fine-tuning on the class token (with norm
+    and a head) or from fine-tuning on the mean (with fc_norm and a head). Only the first allow any pooling.
     """
     has_fc_norm = "fc_norm.weight" in state
     fine_tuned = bool(beside) or any(re.fullmatch(_HEAD, key) for key in state)

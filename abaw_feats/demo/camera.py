@@ -1,4 +1,4 @@
-"""From the drawn picture to the JPEG: light, crop, lens, sensor."""
+"""From the drawn picture to the JPEG file: exposure, crop, blur, noise."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ GRAIN = 256  # side of the noise tile from which frames cut theirs
 
 @dataclass(frozen=True)
 class Camera:
-    """What is constant over a video: light, exposure, colour cast, background, compression."""
+    """Recording conditions that are constant over a video."""
 
     light: Light
-    gain: np.ndarray  # (3,)
+    gain: np.ndarray  # (3,): exposure and colour cast
     quality: int  # of the JPEG
     background: np.ndarray  # (3, SIDE, SIDE)
     grain: np.ndarray  # float32 (GRAIN, GRAIN, 3), unit variance
@@ -63,7 +63,7 @@ def _draw_background(rng: np.random.Generator) -> np.ndarray:
 
 
 def take(picture: np.ndarray, camera: Camera, seen: Disturbed, k: int, rng: np.random.Generator) -> np.ndarray:
-    """Frame k of a video as the camera saves it: uint8 (112, 112, 3)."""
+    """Frame k of a video as the camera records it: uint8 (112, 112, 3)."""
     exposed = picture * (255 * seen.gain[k] * camera.gain).astype(np.float32)[:, None, None]
     np.clip(exposed, 0, 255, out=exposed)
     image = Image.fromarray(np.ascontiguousarray(exposed.astype(np.uint8).transpose(1, 2, 0)))

@@ -1,7 +1,7 @@
-"""A small drawing surface: anti-aliased shapes bounded by curves, on planes of float colour.
+"""A drawing surface for anti-aliased shapes, with float colours.
 
-Lengths are in pixels of the 112 x 112 crop, measured from its centre, x to the right and y down. The
-canvas is larger than the crop, so that a turned head still fills it.
+Positions are in pixels of the 112 x 112 crop from its centre, x to the right and y down. The canvas is larger than the
+crop, so that it is still filled when the crop moves or turns.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def pixels(low: float, high: float) -> slice:
 
 
 def edge(distance: np.ndarray) -> np.ndarray:
-    """Coverage in [0, 1] of pixels at this distance inside a boundary (negative: outside)."""
+    """Coverage in [0, 1] of pixels at this distance from a boundary, positive inside."""
     return np.minimum(np.maximum(distance * np.float32(DENSITY) + np.float32(0.5), 0), 1)
 
 
 def bell(position: np.ndarray, centre, width) -> np.ndarray:
-    """Gaussian bump of height 1."""
+    """A Gaussian curve of height 1."""
     scaled = (position - centre) / width
     return np.exp(-0.5 * scaled * scaled)
 
@@ -47,11 +47,11 @@ class Window:
 
 
 class Canvas:
-    """Colour planes (3, height, width), 0..1, with two pairs of axes.
+    """Colours (3, height, width) in 0..1, with two pairs of axes.
 
-    `x`, `y` are fixed to the canvas (outline of the head, hair); `u`, `v` follow the turn of the head
-    (features): turning shifts what lies in front more than what lies at the side. `yaw` and `pitch` are
-    the shift of the nose in pixels.
+    `x` and `y` are fixed to the canvas, for the outline of the head and the hair. `u` and `v` follow the turn of the
+    head, for the features of the face: turning shifts what lies in front more than what lies at the side. `yaw` and
+    `pitch` are the shift of the nose in pixels.
     """
 
     def __init__(self, rgb: np.ndarray, x: np.ndarray, y: np.ndarray, yaw: float = 0.0, pitch: float = 0.0):
@@ -60,24 +60,24 @@ class Canvas:
         self.v = y - np.float32(pitch) * (1 - (y / 75) ** 2)
 
     def window(self, left: float, right: float, top: float, bottom: float) -> Window:
-        """The part of the canvas whose features lie within these bounds."""
+        """The part of the canvas where `u` and `v` lie within these bounds."""
         columns = slice(*np.searchsorted(self.u, (left, right)).tolist())
         rows = slice(*np.searchsorted(self.v, (top, bottom)).tolist())
         return Window(rows, columns, self.u[None, columns], self.v[rows, None])
 
     def whole(self) -> Window:
-        """All of the canvas on its fixed axes."""
+        """All of the canvas, on the fixed axes."""
         return Window(slice(None), slice(None), self.x[None, :], self.y[:, None])
 
     def paint(self, window: Window, cover: np.ndarray, colour: np.ndarray) -> None:
-        """Lay `colour`, (3,) or (3, height, width), over the window where `cover` says so."""
+        """Mix `colour`, (3,) or (3, height, width), into the window; `cover` is its share of each pixel."""
         part = self.rgb[:, window.rows, window.columns]
         if colour.ndim == 1:
             colour = colour[:, None, None]
         part += cover * (colour - part)
 
     def darken(self, window: Window, amount: np.ndarray) -> None:
-        """Multiply the window by 1 - amount, a little less in red: shadow on skin stays warm."""
+        """Multiply the window by 1 - amount, red by a little more, so that shadows on skin look warm."""
         part = self.rgb[:, window.rows, window.columns]
         part[0] *= 1 - np.float32(0.85) * amount
         part[1:] *= 1 - amount

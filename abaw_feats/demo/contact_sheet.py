@@ -1,4 +1,4 @@
-"""One picture to look at: the action units, the eight expressions, and how single frames disturb them."""
+"""One picture of the demo set: the action units, the expressions, and successive frames."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _draw_units(sheet: _Sheet, courses: list[Course]) -> None:
 
 
 def _plain_faces(courses: list[Course]) -> list[Video]:
-    """The two people whose faces show most: no glasses, no beard, no fringe, bright."""
+    """The two people whose faces are easiest to see: no glasses, no beard, no fringe, light skin."""
 
     def hidden(video: Video) -> float:
         person = video.scene.person
@@ -117,14 +117,14 @@ def _plain_faces(courses: list[Course]) -> list[Video]:
 
 
 def _develop(picture: np.ndarray) -> Image.Image:
-    """The crop of a drawn picture (3, SIDE, SIDE) without any disturbance."""
+    """The crop of a drawn picture (3, SIDE, SIDE), undisturbed."""
     pixels = (np.clip(picture, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
     border = (EXTENT - CROP / 2) * DENSITY
     return Image.fromarray(np.ascontiguousarray(pixels)).crop((border, border, SIDE - border, SIDE - border))
 
 
 def _draw_expressions(sheet: _Sheet, faces: Path, courses: list[Course]) -> None:
-    """A column per expression with the clearest frames of several videos."""
+    """A column per expression, with its clearest frames of several people."""
     step = (WIDTH - 2 * MARGIN) / len(EXPRESSIONS)
     side = round(step) - 14
     for k, name in enumerate(EXPRESSIONS):
@@ -141,7 +141,7 @@ def _draw_expressions(sheet: _Sheet, faces: Path, courses: list[Course]) -> None
 
 
 def _clearest(courses: list[Course], expression: int) -> list[tuple[VideoPlan, SlowStates, int]]:
-    """For each person with this expression the least disturbed, most typical frame, best first."""
+    """For each person with this expression the least disturbed, most typical frame; the best one first."""
     typical = au_probabilities()[expression]
     best: dict[int, tuple[float, int, VideoPlan, SlowStates]] = {}
     for plan, states, video in courses:
@@ -158,7 +158,7 @@ def _clearest(courses: list[Course], expression: int) -> list[tuple[VideoPlan, S
 
 
 def _draw_strips(sheet: _Sheet, faces: Path, courses: list[Course]) -> None:
-    """For some videos successive frames, below them the whole course: expression, valence, arousal."""
+    """Successive frames of some videos, and below them the course of expression, valence and arousal."""
     step = (WIDTH - 2 * MARGIN) / STRIP
     side = min(CROP, round(step) - 4)
     for place in np.linspace(1, len(courses) - 1, STRIPS).astype(int):
@@ -178,7 +178,7 @@ def _draw_strips(sheet: _Sheet, faces: Path, courses: list[Course]) -> None:
 
 
 def _draw_course(sheet: _Sheet, states: SlowStates, first: int, count: int) -> None:
-    """A band of expressions with valence and arousal over all kept frames; a frame marks the strip."""
+    """Expression, valence and arousal over all frames of a video; a box marks the frames shown above."""
     left, right, top, height = MARGIN + 62, WIDTH - MARGIN, sheet.top, 58
     x = np.linspace(left, right, len(states.frames) + 1)
     middle, reach = top + 14 + (height - 14) / 2, (height - 14) / 2

@@ -1,4 +1,4 @@
-"""Writes the demo set: faces, annotations, contact sheet, exactly as Aff-Wild2's MTL release lays them out."""
+"""Writes the demo set: faces, annotations and a contact sheet, in the layout of Aff-Wild2's MTL release."""
 
 from __future__ import annotations
 
@@ -31,50 +31,53 @@ RECIPE = "demo.json"  # written last: a folder that holds it is finished
 VERSION = 1  # of the generator: raise it when the same seed gives other pictures or labels
 REPEATED = 0.0067  # share of the annotation lines that occur twice
 TEST_SHARE = 0.015  # of the frames
-POOL_FROM = 600  # frames from which on several processes are worth their start
+POOL_FROM = 600  # with fewer frames, starting several processes takes longer than it saves
 Advance = Callable[..., None]
 
 
 @dataclass(frozen=True)
 class DemoSummary:
-    """What was written: counts of videos and frames by split, labelled frames by expression and split."""
+    """What a demo set consists of."""
 
     folder: Path
     videos: dict[str, int]
+    """Videos by split."""
     frames: dict[str, int]
+    """Frames by split."""
     expressions: dict[str, dict[str, int]]
+    """Frames labelled with each expression, by split."""
     contact_sheet: Path
 
 
 def generate_demo(
     out: Path,
     *,
-    videos: int = 32,
-    frames: int = 8000,
+    count: int = 32,
+    total_frames: int = 8000,
     seed: int = 0,
     advance: Advance | None = None,
     nuisance: Nuisance | None = None,
     processes: int | None = None,
 ) -> DemoSummary:
-    """Write the demo set to `out`, which appears when it is complete.
+    """Write a demo set of `count` labelled videos to the folder `out`, which appears when it is complete.
 
-    A quarter of the videos is the validation split; `frames` counts the kept frames of all of them and of
-    a few test videos without labels (one per 16). The same arguments give the same files, whatever
-    the number of processes. `advance(count, note=...)` hears of every finished video. An `out` that holds
-    the very same set is left as it is, one with another finished demo set is replaced.
+    A quarter of the videos are for validation; one test video without labels is added for every 16 videos.
+    `total_frames` counts the frames of all of them. The same arguments give the same files, whatever the number of
+    processes. `advance(frames, note=name)` is called after every video. A folder with the same set is left as it is,
+    one with another demo set is replaced.
 
-    Raises UserError for numbers that make no set, or when `out` holds anything else.
+    Raises UserError for too few videos or frames, or if `out` exists and is not a finished demo set.
     """
     out = Path(out)
-    if videos < 2:
-        raise UserError(f"--videos {videos}: the demo set needs at least 2, one to train and one to validate on")
-    if frames < 12 * videos:
-        raise UserError(f"--frames {frames}: {videos} videos need at least {12 * videos} frames")
+    if count < 2:
+        raise UserError(f"{count} videos make no demo set: at least 2 are needed, to train and to validate on")
+    if total_frames < 12 * count:
+        raise UserError(f"{total_frames} frames make no demo set: {count} videos need at least {12 * count}")
     nuisance = nuisance or Nuisance()
-    recipe = {"version": VERSION, "videos": videos, "frames": frames, "seed": seed, "nuisance": asdict(nuisance)}
+    recipe = {"version": VERSION, "videos": count, "frames": total_frames, "seed": seed, "nuisance": asdict(nuisance)}
     if _finished(out, recipe):
         return _summary(out)
-    plans, states, missing = draw_plan(videos, frames, seed)
+    plans, states, missing = draw_plan(count, total_frames, seed)
     remove_leftovers(out)
     with whole_folder(out) as folder:
         _render_all(folder, plans, states, nuisance, seed, advance, processes)
@@ -86,13 +89,13 @@ def generate_demo(
     return _summary(out)
 
 
-def draw_plan(videos: int, frames: int, seed: int) -> tuple[list[VideoPlan], list[SlowStates], list[np.ndarray]]:
-    """All videos, the course of each, and for each a bool (N, 3) mask of missing labels."""
+def draw_plan(count: int, total_frames: int, seed: int) -> tuple[list[VideoPlan], list[SlowStates], list[np.ndarray]]:
+    """All videos, the course of each, and for each a mask bool (frames, 3) of the missing labels."""
     rng = np.random.default_rng([seed, 0])
-    val = max(1, round(videos / 4))
-    test = -(-videos // 16)
-    test_frames = max(8 * test, round(TEST_SHARE * frames))
-    plans = plan_videos(rng, {"train": videos - val, "val": val, "test": test}, frames, test_frames)
+    val = max(1, round(count / 4))
+    test = -(-count // 16)
+    test_frames = max(8 * test, round(TEST_SHARE * total_frames))
+    plans = plan_videos(rng, {"train": count - val, "val": val, "test": test}, total_frames, test_frames)
     states: list[SlowStates] = []
     missing: list[np.ndarray] = []
     for split in ("train", "val", "test"):
@@ -127,7 +130,7 @@ def _render_all(folder, plans, states, nuisance, seed, advance, processes) -> No
 
 
 def _end_with_parent() -> None:
-    """Make this worker stop when the process that started it is killed and cannot tell it to."""
+    """Make this worker end when the process that started it is killed."""
 
     def wait() -> None:
         parent_process().join()
@@ -183,13 +186,13 @@ def _count(plans, states, missing) -> dict:
 
 
 def _finished(out: Path, recipe: dict) -> bool:
-    """Whether `out` holds this very set; a UserError if it holds what is not a demo set."""
+    """Whether this set is in `out` already; a UserError if something else than a demo set is."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     if not (out / RECIPE).is_file():
         raise UserError(f"{out}: exists and is not a finished demo set; name another folder or remove it")
-    found = json.loads((out / RECIPE).read_text())
-    return {key: found.get(key) for key in recipe} == recipe
+    stored = json.loads((out / RECIPE).read_text())
+    return {key: stored.get(key) for key in recipe} == recipe
 
 
 def _summary(out: Path) -> DemoSummary:

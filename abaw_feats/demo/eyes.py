@@ -39,7 +39,7 @@ def draw_eye(canvas: Canvas, person: Identity, state: FaceState, side: int) -> N
 
 
 def _eyeball(person: Identity, state: FaceState, area, centre: float, upper: np.ndarray) -> np.ndarray:
-    """Colours (3, height, width) of eye white, iris, pupil and the light caught in it."""
+    """Colours (3, height, width) of the white of the eye, iris, pupil and reflection."""
     x, y = area.x - centre - state.gaze[0], area.y - EYE_LEVEL + 0.6 - state.gaze[1]
     radius = np.sqrt(x**2 + y**2)
     ball = np.array((0.95, 0.93, 0.92), np.float32)[:, None, None] * np.ones_like(radius)
@@ -54,7 +54,7 @@ def _eyeball(person: Identity, state: FaceState, area, centre: float, upper: np.
 
 
 def draw_brow(canvas: Canvas, person: Identity, state: FaceState, side: int, strands: np.ndarray) -> None:
-    """One brow: 1 lifts its inner end, 2 its outer half, 4 lowers it and draws it to the middle."""
+    """One brow; action unit 1 lifts its inner end, 2 its outer half, 4 lowers it and pulls it to the middle."""
     au1, au2, au4 = state.side("AU1", side), state.side("AU2", side), state["AU4"]
     start = 6.2 - 2.2 * au4
     length = 23.0 - 1.0 * au4

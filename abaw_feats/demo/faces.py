@@ -1,7 +1,7 @@
-"""Draws a shaded face from an identity, a light and the state of its muscles.
+"""Draws a shaded face from a person, a light and the state of the face.
 
-Every action unit moves what it moves in the Facial Action Coding System (Ekman and Friesen, 1978): the
-brows for 1, 2 and 4, cheeks and lids for 6 and 7, lips, folds and jaw for 10 to 26.
+Every action unit moves what it moves in the Facial Action Coding System (Ekman and Friesen, 1978): 1, 2 and 4 the
+brows, 6 and 7 cheeks and lids, 10 to 26 lips, folds and jaw.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from abaw_feats.demo.skin import SIDES, draw_nostrils, draw_wrinkles, shading, s
 
 @dataclass(frozen=True)
 class Scene:
-    """A person before a background under a light, with all that no frame changes drawn already."""
+    """A person before a background; what does not change over a video is drawn already."""
 
     person: Identity
     light: Light
@@ -32,7 +32,7 @@ class Scene:
 
 
 def set_scene(person: Identity, light: Light, background: np.ndarray) -> Scene:
-    """Prepare a video; `background` is float (3, SIDE, SIDE), 0..1."""
+    """Draw what does not change over a video; `background` is (3, SIDE, SIDE) in 0..1."""
     face = (FACE_ROWS, FACE_COLUMNS)
     return Scene(
         person=person,
@@ -45,7 +45,7 @@ def set_scene(person: Identity, light: Light, background: np.ndarray) -> Scene:
 
 
 def draw_face(scene: Scene, state: FaceState) -> np.ndarray:
-    """The picture before the camera: float32 (3, SIDE, SIDE), about 0..1."""
+    """What the camera sees: float32 (3, SIDE, SIDE), about 0..1."""
     person, light = scene.person, scene.light
     picture = scene.backdrop.copy()
     x, y = axis()[FACE_COLUMNS], axis()[FACE_ROWS]

@@ -13,7 +13,7 @@ HAIR_ENDS = {"long": 80.0, "curly": 24.0, "fringe": 28.0, "bun": -6.0}
 
 
 def head_outline(canvas: Canvas, person: Identity, jaw: float) -> np.ndarray:
-    """Coverage of the head: an ellipse above, a jaw below that lengthens by `jaw` pixels."""
+    """Coverage of the head (height, width): an ellipse above, below it a jaw that is `jaw` pixels longer."""
     y = canvas.y - np.float32(0.4 * canvas.pitch)
     above = np.clip((WIDEST - y) / 54.0, 0, 1)
     below = np.clip((y - WIDEST) / (person.chin + jaw - WIDEST), 0, 1)
@@ -24,7 +24,7 @@ def head_outline(canvas: Canvas, person: Identity, jaw: float) -> np.ndarray:
 
 
 def draw_backdrop(person: Identity, light: Light, background: np.ndarray) -> np.ndarray:
-    """All that stays still behind the face in a video: float32 (3, SIDE, SIDE)."""
+    """What lies behind the face and does not move in a video: float32 (3, SIDE, SIDE)."""
     canvas = Canvas(background.astype(np.float32), axis(), axis())
     whole = canvas.whole()
     _draw_hair_behind(canvas, whole, person, light)
@@ -50,7 +50,7 @@ def _draw_ears(canvas: Canvas, whole: Window, person: Identity, skin: np.ndarray
 
 
 def hair_colour(person: Identity, light: Light) -> np.ndarray:
-    """Colour of the hair on the whole canvas (3, SIDE, SIDE): strands, and a soft light on the crown."""
+    """Colour of the hair on the whole canvas (3, SIDE, SIDE): strands, and a highlight on the crown."""
     x, y = axis()[None, :], axis()[:, None]
     shine = bell(y, -46 + 0.004 * x**2, 6) * bell(x, 22 * light.direction[0], 24)
     level = (0.55 * light.fill + 0.45 * light.key)[:, None, None]
@@ -75,10 +75,7 @@ def _draw_hair_behind(canvas: Canvas, whole: Window, person: Identity, light: Li
 
 
 def draw_hair_in_front(canvas: Canvas, person: Identity, colour: np.ndarray) -> None:
-    """Hair over the forehead: all of the head above the hairline, a curve over x.
-
-    `colour` is the `hair_colour` under the canvas.
-    """
+    """Hair over the forehead: the head above the hairline. `colour`: the part of `hair_colour` under the canvas."""
     if person.style == "bald":
         return
     x = canvas.x - np.float32(0.35 * canvas.yaw)

@@ -1,4 +1,4 @@
-"""Who is in a generated video: the face at rest, its colours and hair, drawn once per video."""
+"""Who is in a generated video: the face at rest, its colours and its hair."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STYLES = ("short", "side", "long", "fringe", "bun", "curly", "bald")
 
 @dataclass(frozen=True)
 class Identity:
-    """Colours are RGB in 0..1; lengths are pixels of the crop; see `draw_identity` for their ranges."""
+    """A person. Colours are RGB in 0..1, lengths are pixels of the crop; see `draw_identity` for their ranges."""
 
     skin: np.ndarray
     hair: np.ndarray
@@ -59,17 +59,17 @@ class Identity:
 
 @dataclass(frozen=True)
 class Light:
-    """Where light comes from (a unit vector towards it, z to the viewer) and its two colours."""
+    """A light and the light that surrounds it."""
 
-    direction: np.ndarray
-    key: np.ndarray
-    fill: np.ndarray
+    direction: np.ndarray  # (3,) unit vector towards the light; x right, y down, z to the viewer
+    key: np.ndarray  # (3,) colour of the light
+    fill: np.ndarray  # (3,) colour of what comes from all sides
 
 
 def draw_identity(rng: np.random.Generator, resting: float = 1.0) -> Identity:
-    """A random person; `resting` scales how far a face at rest departs from the average face.
+    """A random person; `resting` scales how far the face at rest departs from the average face.
 
-    A low brow, drooping mouth corners or narrow eyes at rest look like an action unit in one frame.
+    In a single frame, a low brow, drooping mouth corners or narrow eyes at rest look like an action unit.
     """
     skin = np.array(SKINS[rng.integers(len(SKINS))]) * rng.uniform(0.95, 1.05)
     dark = skin[0] < 0.7
@@ -114,7 +114,7 @@ def draw_identity(rng: np.random.Generator, resting: float = 1.0) -> Identity:
 
 
 def smooth_noise(rng: np.random.Generator, height: int, width: int, cell_y: float, cell_x: float) -> np.ndarray:
-    """Unit-variance noise (height, width) with cells of the given size, bilinear between them."""
+    """Noise of unit variance (height, width), smooth between the corners of cells of the given size."""
     rows, columns = int(height / cell_y) + 3, int(width / cell_x) + 3
     grid = rng.standard_normal((rows, columns))
     return _stretch(_stretch(grid, height, cell_y).T, width, cell_x).T.astype(np.float32)

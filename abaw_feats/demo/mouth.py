@@ -15,15 +15,15 @@ MOUTH_LEVEL = 30.0
 
 @dataclass(frozen=True)
 class MouthShape:
-    """Half width, height of the corners on the left and right, and where the lips end at the centre."""
+    """Sizes of a mouth, in pixels."""
 
-    half: float
-    level: float
-    lift: tuple[float, float]
-    gap_up: float
-    gap_low: float
-    upper: float
-    lower: float
+    half: float  # half its width
+    level: float  # position of its middle
+    lift: tuple[float, float]  # of the left and the right corner
+    gap_up: float  # from the middle up to the upper lip
+    gap_low: float  # from the middle down to the lower lip
+    upper: float  # thickness of the upper lip
+    lower: float  # thickness of the lower lip
 
     def corner(self, side: int) -> tuple[float, float]:
         """Position of the left (-1) or right (+1) lip corner."""
@@ -36,7 +36,7 @@ def jaw_drop(state: FaceState) -> float:
 
 
 def mouth_shape(person: Identity, state: FaceState, jaw: float) -> MouthShape:
-    """What action units 10 to 26 make of the mouth at rest."""
+    """The mouth at rest, changed by action units 10 to 26."""
     au10, au12, au23, au24 = (np.clip(state[name], 0, 1.2) for name in ("AU10", "AU12", "AU23", "AU24"))
     lift = tuple(
         person.mouth_curve + state.corners + 6.0 * state.side("AU12", side) - 5.5 * state.side("AU15", side)
@@ -55,7 +55,7 @@ def mouth_shape(person: Identity, state: FaceState, jaw: float) -> MouthShape:
 
 
 def draw_mouth(canvas: Canvas, person: Identity, state: FaceState, shape: MouthShape) -> None:
-    """Lips, the cavity with teeth and tongue, and the lines around tightened or pressed lips."""
+    """Lips, teeth and tongue between them, and the lines around tightened or pressed lips."""
     half = shape.half
     area = canvas.window(-half - 6, half + 6, shape.level - 18, shape.level + 26)
     t = np.clip(area.x / half, -1, 1)
@@ -89,7 +89,7 @@ def draw_mouth(canvas: Canvas, person: Identity, state: FaceState, shape: MouthS
 
 
 def _draw_cavity(canvas, person, area, inner_up, inner_low, inside, half, state) -> None:
-    """Dark inside, upper and lower teeth, tongue: what shows between the inner edges of the lips."""
+    """Teeth, tongue and the dark between the lips."""
     gap = edge(area.y - inner_up) * edge(inner_low - area.y) * inside
     if gap.max() < 0.05:
         return
@@ -114,7 +114,7 @@ def _draw_cavity(canvas, person, area, inner_up, inner_low, inside, half, state)
 
 
 def _draw_tension(canvas, area, shape, au23, au24, outer_up, outer_low) -> None:
-    """Fine upright lines around tightened lips (23); bulges and pits beside pressed lips (24)."""
+    """Fine vertical lines around tightened lips (23), shadows beside and below pressed lips (24)."""
     if au23 > 0.02:
         comb = 0.5 + 0.5 * np.cos(area.x * 2.0)
         near = bell(area.y, outer_up - 1.6, 1.4) + bell(area.y, outer_low + 1.8, 1.5)

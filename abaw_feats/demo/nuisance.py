@@ -1,8 +1,8 @@
-"""What changes from frame to frame without meaning anything: the reason why one frame is not enough.
+"""What changes from frame to frame and says nothing about the labels: the reason why one frame is not enough.
 
-Micro-movements, speech, blinks and fleeting grimaces play over the slow state; the head turns; the
-camera shakes, blurs and flickers; a hand or an object passes before the face. Neighbouring frames show
-the same state under other disturbances.
+Small movements, speech, blinks and brief grimaces disturb the slow state; the head turns; the camera shakes, blurs
+and flickers; a hand or an object hides a part of the face. Neighbouring frames show the same state, disturbed in
+other ways.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
 
 @dataclass(frozen=True)
 class Nuisance:
-    """How strong each disturbance is; zero everywhere gives clean frames.
+    """How strong each disturbance is; zero everywhere gives undisturbed frames.
 
-    Shares are of the frames, intensities are of action units (1 is a full contraction), lengths are in
-    pixels of the crop, and brightness is 1 for white.
+    Deviations of intensities are of action units (1 is a full contraction), lengths are in pixels of the crop, and
+    brightness is 1 for white.
     """
 
-    memory: float = 0.07  # seconds over which a fast disturbance holds
+    memory: float = 0.07  # seconds that a fast disturbance lasts
     resting: float = 0.6  # how far faces at rest depart from the average face
-    spoiled: float = 0.55  # share of frames that show next to nothing: dark, glare, defocus, motion, glitch
+    spoiled: float = 0.55  # share of frames that show almost nothing: dark, glare, defocus, motion, compression
     lapse: float = 0.10  # share of frames in which the whole expression has relaxed for a moment
     drop: float = 0.05  # share of frames in which a single action unit has relaxed
     jitter: float = 0.08  # deviation of each action unit's intensity
-    grimace: float = 0.05  # share of frames with a fleeting other expression over the true one
+    grimace: float = 0.05  # share of frames with another expression over the true one for a moment
     talk: float = 0.20  # deviation of mouth and jaw while a person speaks
     blink: float = 0.08  # share of frames with closed or closing eyes
-    occlusion: float = 0.08  # share of frames with something before the face
+    occlusion: float = 0.08  # share of frames in which something hides a part of the face
     turn: float = 2.2  # deviation of the nose's position as the head turns
     shift: float = 1.0  # deviation of the crop's position
     roll: float = 2.5  # deviation of the rotation in the image, degrees
@@ -45,7 +45,7 @@ class Nuisance:
 
 @dataclass(frozen=True)
 class Disturbed:
-    """One video as the camera meets it: what varies over its N kept frames."""
+    """What the N frames of one video show once the disturbances are added."""
 
     au: np.ndarray  # (N, 12) apparent intensities
     tilt: np.ndarray  # (N,)
@@ -62,11 +62,11 @@ class Disturbed:
     blur: np.ndarray  # (N, 2) radius across and down, pixels
     noise: np.ndarray  # (N,) brightness
     quality: np.ndarray  # (N,) of the JPEG, relative to the camera's
-    occluded: np.ndarray  # int (N,): 0 for a free view, else the number of the event
+    occluded: np.ndarray  # int (N,): 0 if the whole face is visible, else the number of the occlusion
 
 
 def disturb(rng: np.random.Generator, states: SlowStates, fps: float, nuisance: Nuisance) -> Disturbed:
-    """Play fast disturbances over the slow states of a video."""
+    """Add fast disturbances to the slow states of a video."""
     seconds = states.frames / fps
     fast = _Fast(rng, seconds, nuisance.memory)
     count = len(seconds)
@@ -93,7 +93,7 @@ def disturb(rng: np.random.Generator, states: SlowStates, fps: float, nuisance: 
 
 
 def _picture_quality(rng: np.random.Generator, fast: _Fast, nuisance: Nuisance) -> dict[str, np.ndarray]:
-    """Exposure, blur, noise and compression: small changes everywhere, and events that spoil a frame."""
+    """Exposure, blur, noise and compression: small changes everywhere, and events that spoil frames."""
     events = fast.events(nuisance.spoiled, 0.1)
     count, total = len(events), events.max() + 1
     kind = np.where(events > 0, rng.integers(5, size=total)[events], -1)
@@ -114,14 +114,14 @@ def _picture_quality(rng: np.random.Generator, fast: _Fast, nuisance: Nuisance) 
 
 
 def _held(fast: _Fast, share: float, *width: int) -> np.ndarray:
-    """How much of an intensity is held, 0..1.2: about 1, but near 0 in `share` of the frames."""
+    """Factor of an intensity, 0..1.2: about 1, but near 0 in `share` of the frames."""
     rng, shape = fast.rng, (len(fast.keep), *width)
     relaxed = _phi(fast.noise(*width)) < share
     return np.where(relaxed, rng.uniform(0.0, 0.25, shape), rng.uniform(0.85, 1.15, shape))
 
 
 def _apparent_units(rng, states: SlowStates, fast: _Fast, held: np.ndarray, nuisance: Nuisance) -> np.ndarray:
-    """(N, 12): the intensities a frame shows, in 0..1.25."""
+    """The intensities that the frames show (N, 12), in 0..1.25."""
     count = len(states.frames)
     au = states.au * held[:, None] * _held(fast, nuisance.drop, len(ACTION_UNITS))
     events = fast.events(nuisance.grimace, 0.12)
@@ -137,18 +137,18 @@ def _apparent_units(rng, states: SlowStates, fast: _Fast, held: np.ndarray, nuis
 
 
 def _speaking(rng: np.random.Generator, count: int) -> np.ndarray:
-    """1 in the stretches in which a person speaks, 0 elsewhere (N,)."""
+    """1 in the frames in which the person speaks, 0 elsewhere (N,)."""
     turns = 1 + np.cumsum(rng.random(count) < 1 / 30)
     return (turns + rng.integers(2)) % 2
 
 
 def _phi(z: np.ndarray) -> np.ndarray:
-    """The normal distribution function, by the logistic curve (off by less than 0.01)."""
+    """The normal distribution function, approximated by a logistic curve to within 0.01."""
     return 1 / (1 + np.exp(-1.702 * z))
 
 
 class _Fast:
-    """Random courses that forget their past within `memory` seconds."""
+    """Draws random courses that are correlated over `memory` seconds."""
 
     def __init__(self, rng: np.random.Generator, seconds: np.ndarray, memory: float):
         self.rng, self.seconds = rng, seconds
@@ -156,7 +156,7 @@ class _Fast:
         self.keep = np.exp(-steps / memory)
 
     def noise(self, *width: int) -> np.ndarray:
-        """Unit-variance noise (N,) or (N, width)."""
+        """Noise of unit variance (N,) or (N, width)."""
         course = self.rng.standard_normal((len(self.keep), *width))
         fresh = np.sqrt(1 - self.keep**2)
         for k in range(1, len(course)):
@@ -164,9 +164,9 @@ class _Fast:
         return course
 
     def events(self, share: float, length: float) -> np.ndarray:
-        """Number of the event that a frame falls into, 0 for none; `share` of the frames are in one.
+        """Number of the event that each frame belongs to (N,), 0 for none; `share` of the frames belong to one.
 
-        Events last `length` seconds on average, so that most end before the next kept frame.
+        Events last `length` seconds on average, so that most end before the next frame of the release.
         """
         number = np.zeros(len(self.keep), int)
         held = np.exp(-np.diff(self.seconds, prepend=self.seconds[0] - 1e3) / length)

@@ -1,4 +1,4 @@
-"""What passes before a face: a hand, a phone, a microphone."""
+"""What hides a part of a face: a hand, a phone, a microphone."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ FINGERS = ((-11.5, 17), (-3.8, 21), (3.8, 20), (11.0, 15))  # position across th
 
 @dataclass(frozen=True)
 class Obstacle:
-    """A thing at a place of the crop (pixels from its centre), turned by an angle in radians."""
+    """A thing between the camera and the face."""
 
-    kind: str
-    x: float
+    kind: str  # one of KINDS
+    x: float  # pixels from the centre of the crop
     y: float
-    angle: float
-    colour: np.ndarray
+    angle: float  # radians
+    colour: np.ndarray  # (3,)
 
 
 def draw_obstacles(rng: np.random.Generator, count: int, skin: np.ndarray) -> list[Obstacle]:
-    """One obstacle for each occlusion event of a video."""
+    """One obstacle for each of the `count` occlusions of a video."""
     obstacles = []
     for _ in range(count):
         kind = KINDS[rng.integers(len(KINDS))]
@@ -64,7 +64,7 @@ def place_obstacle(picture: np.ndarray, obstacle: Obstacle, light: Light) -> Non
 def _draw_capsule(
     canvas: Canvas, whole: Window, along: np.ndarray, across: np.ndarray, length: float, radius: float, colour
 ) -> None:
-    """A rounded, lit cylinder with a dark rim around (0, 0) of the given axes; `length` is half of it."""
+    """A rounded, lit cylinder with a dark rim, centred where both axes are 0; `length` is half its length."""
     distance = np.hypot(np.maximum(np.abs(along) - length + radius, 0), across)
     roundness = 1.08 - 0.5 * (np.minimum(distance, 2 * radius) / radius) ** 3
     canvas.paint(whole, edge(radius - distance), colour * np.clip(roundness, 0.45, 1.1))

@@ -10,39 +10,40 @@ from abaw_feats.demo.prototypes import column
 from abaw_seq.tasks import EXPRESSIONS
 
 CAPACITIES = (4, 4, 3, 4, 2, 4, 4, 3, 4, 4, 3, 1)  # distinct expressions per video
-LENGTH_SPREAD = 0.28  # of the logarithm of a video's kept frames
+LENGTH_SPREAD = 0.28  # deviation of the logarithm of a video's number of frames
 FORMATS = ("1280x720", "1920x1080", "640x360", "480x360")
 RATES = (24, 25, 30, 30, 30, 50, 60)
 
-# Share of the kept frames by the tasks that lack a label (valence and arousal, expression, action units).
+# Shares of the frames that lack the labels of these tasks (v: valence and arousal, e: expression, a: action units).
 MISSING = {
     "train": {"": 0.37, "v": 0.10, "e": 0.15, "a": 0.10, "ve": 0.09, "va": 0.08, "ea": 0.11},
     "val": {"": 0.58, "e": 0.42},
     "test": {"vea": 1.0},
 }  # fmt: skip
 VIDEOS_PER_PERSON = {"train": 3, "val": 2, "test": 1}
-USELESS_ROWS = 0.001  # train rows without any label
-KEPT = 0.4  # of the frames of an expression in a video that keep their expression label
+USELESS_ROWS = 0.001  # share of the training frames without any label
+KEPT = 0.4  # least share of the frames of an expression in a video that keep their expression label
 
 
 @dataclass(frozen=True)
 class VideoPlan:
-    """One video: `rows` kept frames, in which each expression of `parts` fills that many."""
+    """One video of the demo set."""
 
     index: int
-    person: int  # who is seen; a split has its own people
+    person: int  # who is seen; each split has its own people
     scene: int  # where: the number of the person whose place it is
     name: str
     split: str
     fps: int
-    rows: int
-    parts: dict[int, int]
+    rows: int  # frames in the release
+    parts: dict[int, int]  # how many of them show each expression
 
 
 def plan_videos(rng: np.random.Generator, counts: dict[str, int], frames: int, test_frames: int) -> list[VideoPlan]:
-    """All videos by split (`counts`: train, val, test); their kept frames add up to `frames`.
+    """Plan all videos; `counts` has the number of videos in train, val and test.
 
-    The test split takes `test_frames` of them, train and val the rest in proportion to their videos.
+    Their frames add up to `frames`: the test split has `test_frames` of them, train and val share the rest in
+    proportion to their videos.
     """
     names = _names(rng, sum(counts.values()), pair=counts["train"] >= 2)
     train, val = _share_out(np.array([counts["train"], counts["val"]], float), frames - test_frames)
@@ -61,13 +62,13 @@ def plan_videos(rng: np.random.Generator, counts: dict[str, int], frames: int, t
 
 
 def _share_out(weights: np.ndarray, total: int) -> np.ndarray:
-    """Whole numbers in proportion to the weights that add up to `total`."""
+    """Whole numbers in proportion to the weights, with the sum `total`."""
     bounds = np.round(np.cumsum(weights) / weights.sum() * total).astype(int)
     return np.diff(bounds, prepend=0)
 
 
 def _names(rng: np.random.Generator, total: int, *, pair: bool) -> list[tuple[str, int]]:
-    """(name, frames per second) of each video in the three families; the first two may be a pair."""
+    """(name, frames per second) of each video, in Aff-Wild2's three forms; the first two may be a pair."""
     stems = rng.permutation(np.arange(1, 561))
     names: list[tuple[str, int]] = []
     for k in range(total):
@@ -87,13 +88,13 @@ def _names(rng: np.random.Generator, total: int, *, pair: bool) -> list[tuple[st
 
 
 def _expressions(rng: np.random.Generator, rows: np.ndarray, people: np.ndarray) -> list[dict[int, int]]:
-    """For each video of a split (its rows, its person), how many kept frames each of its expressions fills.
+    """For each video of a split, {expression: number of its frames}, from the videos' rows and people.
 
-    Every expression gets at least two videos where there are that many, few videos more expressions
-    than their capacity, and the videos of a person differ, so that a face says little about its labels.
+    Every expression is in at least two videos if there are that many; few videos have more expressions than their
+    capacity; and the videos of one person differ, so that the person says little about the labels.
     """
     videos, classes = len(rows), len(EXPRESSIONS)
-    most = max(max(CAPACITIES), -(-2 * classes // videos))  # few videos have to hold more each
+    most = max(max(CAPACITIES), -(-2 * classes // videos))  # where there are few videos, each shows more expressions
     left = rng.permutation([CAPACITIES[k % len(CAPACITIES)] for k in range(videos)]).astype(float)
     wanted = np.clip(np.round(column("presence") * videos), min(2, videos), videos).astype(int)
     member = np.zeros((videos, classes), bool)
@@ -115,11 +116,11 @@ def _expressions(rng: np.random.Generator, rows: np.ndarray, people: np.ndarray)
 
 
 def missing_labels(rng: np.random.Generator, split: str, expressions: list[np.ndarray]) -> list[np.ndarray]:
-    """Which tasks lack a label in which kept frames of a split.
+    """Which labels are missing in a split: for each video a bool array (rows, 3).
 
-    `expressions` holds the expression of each kept frame, one array per video. Labels are missing in
-    stretches of 15 to 70 frames; the answer has one bool array (rows, 3) per video: valence and arousal,
-    expression, action units. Every expression of a video keeps a share of its labels.
+    The columns stand for valence and arousal, expression, and action units. expressions: for each video the
+    expression of each frame, (rows,). Labels are missing in stretches of 15 to 70 frames; every expression of a video
+    keeps a share of its labels.
     """
     stretches = [
         (video, start, stop)
@@ -144,7 +145,7 @@ def missing_labels(rng: np.random.Generator, split: str, expressions: list[np.nd
 
 
 def _pattern(room: dict[str, float], length: int, may_hide: bool) -> str:
-    """The pattern of missing tasks with the most room left, among those that suit this stretch."""
+    """Which tasks lack labels in a stretch: of the combinations that fit, the one of which most frames are left."""
     suited = [pattern for pattern in room if may_hide or "e" not in pattern]
     fitting = [pattern for pattern in suited if room[pattern] > length / 2] or suited
     return max([pattern for pattern in fitting if "e" in pattern] or fitting, key=room.__getitem__)

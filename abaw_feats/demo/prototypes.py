@@ -1,9 +1,9 @@
 """How Aff-Wild2's expressions, action units, valence and arousal go together, and how often they occur.
 
-The figures describe the validation labels of the MTL release (4th and 7th ABAW challenge). The demo set
-departs from them where 2,000 validation frames of 8 videos would hold too little to score:
-rare expressions are more frequent, short runs of Neutral and very long ones of Sadness, Fear and Disgust
-are nearer to the middle, and the three rarest action units (15, 23, 24) belong to expressions more often.
+The numbers describe the validation labels of the MTL release (4th and 7th ABAW challenge). The demo set departs from
+them where 2,000 validation frames of 8 videos would be too few to score: rare expressions are more frequent, short
+runs of Neutral are longer, very long ones of Sadness, Fear and Disgust shorter, and the three rarest action units
+(15, 23, 24) are active more often.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
 
 @dataclass(frozen=True)
 class Prototype:
-    """One expression: its share of the frames and of the videos it occurs in, its mean run in kept frames,
-    and its valence and arousal as (mean, deviation)."""
+    """One expression."""
 
-    share: float
-    presence: float
-    run: float
-    valence: tuple[float, float]
-    arousal: tuple[float, float]
+    share: float  # of the frames
+    presence: float  # share of the videos it occurs in
+    run: float  # mean length of a run, in frames
+    valence: tuple[float, float]  # mean, deviation
+    arousal: tuple[float, float]  # mean, deviation
 
 
 PROTOTYPES = {
@@ -50,8 +49,8 @@ ACTIVE_PERCENT = {
     "Other": (14, 5, 11, 23, 59, 54, 29, 7, 10, 1, 75, 9),
 }
 
-# How much of the choice of an action unit within an expression it shares with others: raised brows and
-# jaw, smile, squint. Brings the correlations near to those of the data set.
+# Loadings of action units on three factors that they share (raised brows and jaw, smile, squint), which bring their
+# correlations within an expression near to those of the data set.
 COUPLING = {
     "AU1": (0.7, 0.0, 0.0), "AU2": (0.9, 0.0, 0.0), "AU26": (0.8, 0.0, 0.0),
     "AU6": (0.0, 0.8, 0.0), "AU12": (0.0, 0.9, 0.0), "AU10": (0.0, 0.4, 0.7), "AU7": (0.0, 0.0, 0.9),
@@ -59,20 +58,20 @@ COUPLING = {
 
 
 def column(name: str) -> np.ndarray:
-    """One field of all prototypes in the order of the classes, e.g. `column("share")`."""
+    """One field of all prototypes in the order of the expressions, such as `column("share")`."""
     return np.array([getattr(PROTOTYPES[expression], name) for expression in EXPRESSIONS], np.float64)
 
 
 def au_probabilities() -> np.ndarray:
-    """(8, 12): probability that an action unit is active, by expression."""
+    """Probability that an action unit is active, by expression: (8, 12)."""
     return np.array([ACTIVE_PERCENT[expression] for expression in EXPRESSIONS]) / 100
 
 
 def choose_units(rng: np.random.Generator, kind: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """Which action units are active in each of P parts: bool (P, 12).
+    """Which action units are active in each part: bool (parts, 12).
 
-    `kind` is the expression of a part and `length` its number of frames. Over all frames of an
-    expression each unit is active as often as its prototype says, as nearly as whole parts allow.
+    kind, length: the expression and the number of frames of each part, (parts,). Over all frames of an expression,
+    each unit is active as often as its prototype says, as nearly as whole parts allow.
     """
     loads = np.array([COUPLING.get(name, (0.0, 0.0, 0.0)) for name in ACTION_UNITS])
     own = np.sqrt(1 - (loads**2).sum(1))

@@ -13,9 +13,9 @@ SIDES = (-1, 1)
 
 
 def skin_colour(canvas: Canvas, person: Identity, state: FaceState, texture: np.ndarray, strands: np.ndarray):
-    """Unlit skin (3, height, width): base colour, blush, freckles, beard.
+    """Skin without light on it (3, height, width): base colour, blush, freckles, beard.
 
-    `texture` and `strands` are the identity's skin and hair textures under the canvas.
+    texture, strands: the parts of the person's skin and hair textures under the canvas.
     """
     u, v = canvas.u, canvas.v
     rgb = person.skin[:, None, None] * texture
@@ -34,9 +34,9 @@ def skin_colour(canvas: Canvas, person: Identity, state: FaceState, texture: np.
 
 
 def shading(canvas: Canvas, person: Identity, state: FaceState, light: Light, jaw: float) -> np.ndarray:
-    """Light on the face (3, height, width), from the slopes of a sum of bumps on a rounded head.
+    """Light on the face (3, height, width), from the slopes of a sum of Gaussian bumps on a rounded head.
 
-    A bump is separable, so that the slopes of the whole relief are two small matrix products.
+    Gaussian bumps are separable, so that the slopes of all together are two small matrix products.
     """
     table = np.array(_bumps(person, state, jaw), np.float32)
     height, x, y, wide, tall = (table[:, k, None] for k in range(5))
@@ -60,7 +60,7 @@ def shading(canvas: Canvas, person: Identity, state: FaceState, light: Light, ja
 
 
 def _bumps(person: Identity, state: FaceState, jaw: float) -> list[tuple[float, ...]]:
-    """The relief as (height, x, y, width, tallness) of each bump, with what muscles do to it."""
+    """The bumps of a face in this state: (height, x, y, extent across, extent down) of each."""
     raised, smile, pressed = state["AU6"], state["AU12"], state["AU24"]
     nose = person.nose_length - 0.8 * state["AU10"]
     wing = person.nose_width
@@ -129,7 +129,7 @@ def _draw_nasolabial_fold(canvas: Canvas, person: Identity, state: FaceState, mo
 
 
 def _draw_corner_line(canvas: Canvas, state: FaceState, mouth: MouthShape, side: int) -> None:
-    """The line that runs down from a lip corner that is pulled down (unit 15)."""
+    """The line below a lip corner that is pulled down (unit 15)."""
     au15 = state.side("AU15", side)
     if au15 < 0.02:
         return
@@ -141,7 +141,7 @@ def _draw_corner_line(canvas: Canvas, state: FaceState, mouth: MouthShape, side:
 
 
 def draw_nostrils(canvas: Canvas, person: Identity, state: FaceState) -> None:
-    """Nostrils, wings of the nose and the shadow below it; unit 10 lifts them."""
+    """Nostrils, wings of the nose and the shadow below it; action unit 10 lifts them."""
     y = person.nose_length + 3.2 - 1.4 * state["AU10"]
     area = canvas.window(-14, 14, y - 10, y + 6)
     holes = sum(bell(area.x, side * person.nose_width * 0.52, 1.5) for side in SIDES) * bell(area.y, y, 0.95)

@@ -1,6 +1,6 @@
-"""What a person goes through in a video: the slow course of expression, action units, valence and arousal.
+"""What a face shows over a video: the slow course of expression, action units, valence and arousal.
 
-The labels describe these states. A state holds over many kept frames and passes gradually into the next.
+The labels describe these states. A state lasts for many frames and passes gradually into the next.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS
 ACTIVE = 0.35  # intensity from which on an action unit counts as active
 OTHER = EXPRESSIONS.index("Other")
 SMIRK = [ACTION_UNITS.index(name) for name in ("AU2", "AU10", "AU12")]
-REDRAW = 12  # kept frames after which a long run draws its action units again
-RUN_SPREAD = 0.9  # of the logarithm of the length of a run
-FADE = np.array([1, 2, 3, 2, 1]) / 9  # how a state passes into the next
+REDRAW = 12  # frames after which a long run draws its action units again
+RUN_SPREAD = 0.9  # deviation of the logarithm of the length of a run
+FADE = np.array([1, 2, 3, 2, 1]) / 9  # the filter with which a state passes into the next
 
-# Gaps between successive kept frame numbers: quantiles of the MTL release, which keeps about 12 % of the
-# frames; the last is the longest gap seen, where the face was lost.
+# Gaps between the frame numbers in the release: quantiles of the MTL release, which has about 12 % of the frames.
+# The last is the longest gap in it, where no face was detected.
 GAP_LEVELS = (0.0, 0.096, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99, 0.9985, 1.0)
 GAP_FRAMES = (1, 1, 2, 4, 8, 17, 29, 79, 220, 543)
 
 
 @dataclass(frozen=True)
 class SlowStates:
-    """The course of one video over its N kept frames."""
+    """The course of one video over its N frames in the release."""
 
     frames: np.ndarray  # int32 (N,), rising, from 1
     expression: np.ndarray  # int (N,)
@@ -39,8 +39,10 @@ class SlowStates:
     tilt: np.ndarray  # float32 (N,): -1..1, how one-sided the face is
 
     def labels(self, missing: np.ndarray) -> np.ndarray:
-        """float32 (N, 15) in the order of LABEL_COLUMNS; NaN where `missing` (N, 3: valence and arousal,
-        expression, action units) says so."""
+        """Labels float32 (N, 15) in the order of LABEL_COLUMNS.
+
+        They are NaN where `missing`, bool (N, 3), says so for valence and arousal, expression or action units.
+        """
         labels = np.empty((len(self.frames), len(LABEL_COLUMNS)), np.float32)
         labels[:, 0], labels[:, 1], labels[:, 2] = self.valence, self.arousal, self.expression
         labels[:, 3:] = self.au >= ACTIVE
@@ -76,7 +78,7 @@ def _play_video(rng, expression, part, kind, active) -> SlowStates:
 
 
 def _runs(rng: np.random.Generator, plan: VideoPlan) -> tuple[np.ndarray, np.ndarray]:
-    """Expression (N,) and number of the part (N,) of each kept frame; a part draws its levels once."""
+    """Expression (N,) and number of the part (N,) of each frame; intensities are drawn once per part."""
     left = dict(plan.parts)
     means = column("run")
     expression, part = np.empty(plan.rows, int), np.empty(plan.rows, int)
@@ -96,10 +98,9 @@ def _runs(rng: np.random.Generator, plan: VideoPlan) -> tuple[np.ndarray, np.nda
 
 
 def _levels(rng: np.random.Generator, kind: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Action units (P, 12), valence, arousal, mood and tilt (P,) of the P parts of a video."""
+    """Action units (parts, 12), and valence, arousal, mood and tilt (parts,), of the parts of a video."""
     count = len(kind)
-    valence_z = _clipped(rng.standard_normal(count))
-    arousal_z = _clipped(rng.standard_normal(count))
+    valence_z, arousal_z = np.clip(rng.standard_normal((2, count)), -1.8, 1.8)
     valence = column("valence")[kind, 0] + column("valence")[kind, 1] * valence_z
     arousal = column("arousal")[kind, 0] + column("arousal")[kind, 1] * arousal_z
     strength = np.clip(0.85 + 0.2 * arousal_z, 0.55, 1.2)[:, None]
@@ -112,19 +113,15 @@ def _levels(rng: np.random.Generator, kind: np.ndarray, active: np.ndarray) -> t
     return level, valence, arousal, mood, tilt
 
 
-def _clipped(z: np.ndarray) -> np.ndarray:
-    return np.clip(z, -1.8, 1.8)
-
-
 def _fade(course: np.ndarray) -> np.ndarray:
-    """Smooth along the first axis with FADE; the ends are held."""
+    """Smooth along the first axis with FADE; the first and last values continue beyond the ends."""
     reach = len(FADE) // 2
     padded = np.concatenate((course[:1].repeat(reach, 0), course, course[-1:].repeat(reach, 0)))
     return sum(weight * padded[k : k + len(course)] for k, weight in enumerate(FADE))
 
 
 def _wander(rng: np.random.Generator, length: int, memory: float) -> np.ndarray:
-    """A unit-variance autoregressive course of the given lag-1 correlation."""
+    """An autoregressive course of unit variance with the given correlation between neighbours."""
     course = rng.standard_normal(length)
     for k in range(1, length):
         course[k] = memory * course[k - 1] + np.sqrt(1 - memory**2) * course[k]
@@ -132,7 +129,7 @@ def _wander(rng: np.random.Generator, length: int, memory: float) -> np.ndarray:
 
 
 def _frame_numbers(rng: np.random.Generator, rows: int) -> np.ndarray:
-    """Rising frame numbers from 1 to 20 on, with gaps like those of the MTL release."""
+    """Rising frame numbers with gaps like those of the MTL release, the first between 1 and 20."""
     level = rng.random(rows)
     gaps = np.exp(np.interp(level, GAP_LEVELS, np.log(GAP_FRAMES)))
     gaps = np.maximum(1, np.round(gaps)).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Renders one generated video: who is in it, what disturbs it, and its frames as JPEG files."""
+"""Draws one video of the demo set and writes its frames as JPEG files."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from abaw_feats.demo.states import SlowStates
 
 @dataclass(frozen=True)
 class Video:
-    """All that is drawn at random for a video before its first frame."""
+    """All random choices for a video that are made before its first frame."""
 
     camera: Camera
     scene: Scene
     seen: Disturbed
     obstacles: list[Obstacle]
-    rng: np.random.Generator  # for what is drawn frame by frame
+    rng: np.random.Generator  # for the choices of each frame
 
 
 def set_up(plan: VideoPlan, states: SlowStates, nuisance: Nuisance, seed: int) -> Video:
-    """Draw person, camera and disturbances of a video: the same in whichever process it is drawn."""
+    """Choose person, camera and disturbances of a video, the same in every process."""
     person = draw_identity(np.random.default_rng([seed, 4, plan.person]), nuisance.resting)
     camera = draw_camera(np.random.default_rng([seed, 5, plan.scene]), person.skin)
     rng = np.random.default_rng([seed, 2, plan.index])
@@ -40,10 +40,10 @@ def set_up(plan: VideoPlan, states: SlowStates, nuisance: Nuisance, seed: int) -
 
 
 def render_video(folder: Path, plan: VideoPlan, states: SlowStates, nuisance: Nuisance, seed: int) -> int:
-    """Draw a video and write its frames into a new folder; returns how many."""
+    """Draw a video and write its frames to a new folder; returns how many."""
     video = set_up(plan, states, nuisance, seed)
     folder.mkdir(parents=True)
-    with threadpool_limits(1, user_api="blas"):  # sums are then rounded alike in every process
+    with threadpool_limits(1, user_api="blas"):  # so that sums are rounded alike, whatever the number of threads
         for k, frame in enumerate(states.frames):
             picture = draw_face(video.scene, face_state(video.seen, k))
             if video.seen.occluded[k]:
@@ -55,15 +55,7 @@ def render_video(folder: Path, plan: VideoPlan, states: SlowStates, nuisance: Nu
 
 
 def face_state(seen: Disturbed, k: int) -> FaceState:
-    """What the face does in the k-th kept frame."""
-    return FaceState(
-        au=seen.au[k],
-        tilt=float(seen.tilt[k]),
-        blink=float(seen.blink[k]),
-        widen=float(seen.widen[k]),
-        corners=float(seen.corners[k]),
-        flush=float(seen.flush[k]),
-        gaze=(float(seen.gaze[k, 0]), float(seen.gaze[k, 1])),
-        yaw=float(seen.turn[k, 0]),
-        pitch=float(seen.turn[k, 1]),
-    )
+    """The state of the face in frame k."""
+    scalars = {name: float(getattr(seen, name)[k]) for name in ("tilt", "blink", "widen", "corners", "flush")}
+    (x, y), (yaw, pitch) = seen.gaze[k].tolist(), seen.turn[k].tolist()
+    return FaceState(au=seen.au[k], gaze=(x, y), yaw=yaw, pitch=pitch, **scalars)

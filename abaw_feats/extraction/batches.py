@@ -1,4 +1,4 @@
-"""Frames, decoded in the background, in batches that run across video boundaries."""
+"""Batches of frames, decoded in the background; a batch may contain frames of several videos."""
 
 from __future__ import annotations
 
@@ -15,55 +15,53 @@ from PIL import Image
 from abaw_feats.reading.frames import VideoSource, decode_video, frame_files
 from abaw_feats.reading.images import decode_image
 
-# Large frames make smaller batches, so that what is in flight stays bounded.
+# Batches of large frames are smaller, so that those in memory together have a bounded size.
 MAX_BATCH_BYTES = 128 * 2**20
 
 
 @dataclass
 class Piece:
-    """Rows of a batch that belong to one video, in a row.
-
-    frames    frame numbers, one per row
-    valid     bool (rows,), false for a frame that could not be decoded; set once the batch is decoded
-    ends      whether this is the last of the video
-    problem   why the video could not be read to its end, or ""
-    """
+    """Successive rows of a batch that are frames of one video."""
 
     video: VideoSource
     frames: list[int] = field(default_factory=list)
+    """The frame number of each row."""
     contents: list[str | np.ndarray] = field(default_factory=list)
+    """Path or pixels of each row; empty once the batch is decoded."""
     valid: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    """bool (rows,), false for a frame that could not be decoded; set once the batch is decoded."""
     ends: bool = False
+    """Whether the video ends here."""
     problem: str = ""
+    """Why the video could not be read to its end, if so."""
 
 
 @dataclass
 class Batch:
-    """Consecutive frames of consecutive videos.
-
-    pieces    whose rows these are
-    images    per image size: rows int64 (n,) rising, and pixels uint8 (n, height, width, 3), RGB
-    capacity  rows a network computes on; rows without an image are zeros. It is the same for all
-              batches of equal images, the last one too: how a row rounds depends on that alone
-    """
+    """Successive frames of successive videos."""
 
     pieces: list[Piece]
     images: list[tuple[np.ndarray, torch.Tensor]]
+    """For each image size: rows int64 (n,) rising, and pixels uint8 (n, height, width, 3), RGB."""
     capacity: int
+    """The number of rows that a network computes; rows without an image are zeros.
+
+    It is the same for all batches of images of one size, the last one included, so that results are rounded alike.
+    """
 
     @property
     def rows(self) -> int:
-        """Rows that stand for frames."""
+        """The number of frames."""
         return sum(len(piece.frames) for piece in self.pieces)
 
 
 def load_batches(
     videos: Iterable[VideoSource], *, batch_size: int, workers: int, pin_memory: bool = False
 ) -> Iterator[Batch]:
-    """Decode the frames of the videos in order; every frame of every video comes exactly once.
+    """Decode the frames of the videos in order, every frame once.
 
-    One thread lists and reads video files, `workers` threads read and decode images, a few batches
-    ahead of the caller. A video that cannot be listed or read ends early with its `problem` set.
+    One thread lists folders and reads video files, `workers` threads read and decode images, a few batches ahead of
+    the caller. A video that cannot be listed or read ends early, with its `problem` set.
     """
     jobs = _jobs(videos, batch_size)
     ahead: deque[Future] = deque()
@@ -84,7 +82,7 @@ def load_batches(
 
 
 def _jobs(videos: Iterable[VideoSource], batch_size: int) -> Iterator[tuple[list[Piece], int]]:
-    """(pieces, capacity) of one batch after the other, with what is still to be decoded in the pieces."""
+    """(pieces, capacity) of each batch, not decoded yet."""
     pieces: list[Piece] = []
     rows = size = 0
     for video in videos:
@@ -93,7 +91,7 @@ def _jobs(videos: Iterable[VideoSource], batch_size: int) -> Iterator[tuple[list
         frame_bytes = 0
         try:
             for number, content in _contents(video):
-                frame_bytes = frame_bytes or _decoded_bytes(content)
+                frame_bytes = frame_bytes or _decoded_bytes(content)  # the others of the video are taken to be alike
                 large = size + frame_bytes > MAX_BATCH_BYTES
                 if rows == batch_size or (large and rows):
                     yield pieces, _capacity(rows, batch_size) if large else batch_size
@@ -121,7 +119,7 @@ def _contents(video: VideoSource) -> Iterator[tuple[int, str | np.ndarray]]:
 
 
 def _decoded_bytes(content: str | np.ndarray) -> int:
-    """Size of a frame once decoded; the first of a folder speaks for the others."""
+    """Size of a frame once it is decoded."""
     if isinstance(content, np.ndarray):
         return content.nbytes
     try:
@@ -132,7 +130,7 @@ def _decoded_bytes(content: str | np.ndarray) -> int:
 
 
 def _capacity(rows: int, batch_size: int) -> int:
-    """The power of two that holds `rows`, so that few shapes occur."""
+    """The power of two from `rows` on, so that there are few shapes."""
     return min(batch_size, 1 << (rows - 1).bit_length())
 
 
@@ -152,7 +150,7 @@ def _decode(pieces: list[Piece], capacity: int, pin_memory: bool) -> Batch:
 
 
 def _image(content: str | np.ndarray, piece: Piece) -> np.ndarray | None:
-    """Pixels, or None for a broken frame. Storage that fails is a problem of the video, not of the frame."""
+    """Pixels, or None if the frame cannot be decoded; if the storage fails, the piece has a `problem`."""
     if isinstance(content, np.ndarray):
         return content
     try:

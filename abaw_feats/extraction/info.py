@@ -1,4 +1,4 @@
-"""What a feature file holds, as tables."""
+"""Describes a feature file in tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several feature files into one: finished videos, shards, and labels."""
+"""Joins feature files, of single videos, shards or backbones, into one, with labels."""
 
 from __future__ import annotations
 
@@ -28,18 +28,15 @@ OPEN_FILES = 32
 
 
 class Holdings:
-    """What several feature files hold together.
-
-    by_file   {file: its backbones}
-    videos    {video: {file: the backbones to take from there}}; the first file counts where several
-              have the same backbone
-    rows      {video: number of frames}
-    """
+    """The videos and backbones in several feature files."""
 
     def __init__(self, paths: Iterable[Path]):
         self.by_file: dict[str, dict[str, BackboneInfo]] = {}
+        """{file: its backbones}"""
         self.videos: dict[str, dict[Path, list[str]]] = {}
+        """{video: {file: the backbones to take from it}}; of several files with the same backbone, the first is used"""
         self.rows: dict[str, int] = {}
+        """{video: number of frames}"""
         for path in paths:
             with FeatureReader(path) as reader:
                 self.by_file[str(path)] = reader.backbones
@@ -50,21 +47,21 @@ class Holdings:
                     self.videos.setdefault(video, {})[path] = [name for name in names if name not in known]
 
     def held(self, video: str) -> set[str]:
-        """The backbones there are of a video."""
+        """The backbones whose features of a video are in some file."""
         return {name for names in self.videos.get(video, {}).values() for name in names}
 
     def backbones(self) -> dict[str, BackboneInfo]:
-        """All backbones; UserError if a name stands for two networks."""
+        """All backbones; UserError if two networks have the same name."""
         return merge_backbones(self.by_file)
 
 
 def join_files(paths: Sequence[Path], out: Path, *, annotations: Annotations | None = None) -> Holdings:
-    """Write the union of feature files to `out`, which may be one of them, atomically.
+    """Write everything in the feature files at `paths` to `out`, which may be one of them, atomically.
 
-    A video's backbones may come from different files if these agree on its frames; where several have
-    the same, the first counts. `annotations` replace the labels and splits of the videos they know.
-    Returns what is in `out` now. Raises UserError if one backbone's name stands for different
-    networks, or frames differ; AbawError if the disk refuses.
+    A video's features may come from several files if these have the same frames of it; of several files with the
+    same backbone, the first is used. `annotations` replace the labels and splits of the videos that are in them.
+    Returns what is in `out` now. Raises UserError if two networks have the same name or frames differ, AbawError if
+    `out` cannot be written.
     """
     holdings = Holdings(paths)
     backbones = holdings.backbones()
@@ -89,13 +86,13 @@ def join_files(paths: Sequence[Path], out: Path, *, annotations: Annotations | N
 
 
 def labels_of(annotations: Annotations, video: str, frames: np.ndarray) -> tuple[np.ndarray | None, str | None]:
-    """(labels float32 (len(frames), 15) or None where no frame has any, split) of a video."""
+    """(labels float32 (frames, 15), or None if no frame has any; split) of a video."""
     labels = annotations.for_frames(video, frames)
     return (None if np.isnan(labels).all() else labels), annotations.videos[video].split
 
 
 def labels_are_in(path: Path, annotations: Annotations) -> bool:
-    """Whether a feature file already holds what the annotations say about its videos."""
+    """Whether the labels and splits in a feature file are those of the annotations."""
     with FeatureReader(path) as reader:
         for video in reader.videos:
             if video in annotations.videos:
@@ -108,7 +105,7 @@ def labels_are_in(path: Path, annotations: Annotations) -> bool:
 
 
 class _Readers:
-    """Feature files, opened when needed; the latest few stay open."""
+    """Opens feature files when they are needed; the last few stay open."""
 
     def __init__(self) -> None:
         self._open: OrderedDict[Path, FeatureReader] = OrderedDict()
@@ -167,9 +164,9 @@ def _equal(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def merge_files(files: Sequence[Path], out: Path) -> None:
-    """Join feature files of shards, or of other backbones of the same videos, into `out`.
+    """Join feature files of shards, or of several backbones on the same videos, into `out`.
 
-    Raises UserError if a backbone of one name has other weights or preprocessing in one of them.
+    Raises UserError if a backbone has other weights or preprocessing in one of them than in another.
     """
     with locked_spool(out):
         holdings = join_files(files, out)

@@ -1,4 +1,4 @@
-"""Which videos a shard of a job array, or a process of torchrun, extracts."""
+"""Which videos a job of a job array, or a process of torchrun, extracts."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def balanced_shards(videos: Sequence[VideoSource], count: int) -> list[list[VideoSource]]:
-    """Deal videos into `count` shards with about as many frames each.
+    """Divide videos into `count` shards with about the same number of frames.
 
-    The longest video first, each to the shard with the fewest frames so far. The outcome depends on
-    names and frame counts alone, so that every process finds the same; within a shard videos keep
-    the order given.
+    From the longest video to the shortest, each goes to the shard with the fewest frames so far. The result depends
+    on names and frame counts alone, so that it is the same in every process. Within a shard, videos keep their order.
     """
     order = sorted(videos, key=lambda video: (-video.frame_count, video.name))
     loads = [(0, shard) for shard in range(count)]

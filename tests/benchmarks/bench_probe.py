@@ -48,7 +48,7 @@ def run(frames: int = 8000, videos: int = 32, shares: tuple[float, ...] = (0.5, 
 
 def probes(folder: Path, frames: int, videos: int, shares: tuple[float, ...]) -> Iterator[str]:
     """Lines of the table; works in `folder`."""
-    generate_demo(folder / "demo", videos=videos, frames=frames, seed=0)
+    generate_demo(folder / "demo", count=videos, total_frames=frames, seed=0)
     images, labels = [folder / "demo" / "cropped_aligned"], [folder / "demo" / "annotations"]
     settings = load(PretrainConfig, CONFIGS / "mae.yaml")
     counts = [max(round(settings.epochs * share), 1) for share in shares]

@@ -11,7 +11,7 @@ from abaw_feats.demo.dataset import draw_plan
 from abaw_seq.data.annotations import read_annotations
 from abaw_seq.errors import UserError
 
-SIZE = {"videos": 4, "frames": 60}
+SIZE = {"count": 4, "total_frames": 60}
 
 
 @pytest.fixture(scope="module")
@@ -90,17 +90,19 @@ def test_the_contact_sheet_is_a_picture_to_look_at(demo):
 
 def test_progress_counts_every_frame(tmp_path):
     heard = []
-    generate_demo(tmp_path / "set", videos=2, frames=24, advance=lambda count, note="": heard.append((count, note)))
+    generate_demo(
+        tmp_path / "set", count=2, total_frames=24, advance=lambda count, note="": heard.append((count, note))
+    )
     assert sum(count for count, _ in heard) == 24 and all(note for _, note in heard)
 
 
 def test_a_finished_set_is_kept_and_another_replaces_it(tmp_path):
     out = tmp_path / "set"
-    generate_demo(out, videos=2, frames=24)
+    generate_demo(out, count=2, total_frames=24)
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    generate_demo(out, videos=2, frames=24)
+    generate_demo(out, count=2, total_frames=24)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == written
-    generate_demo(out, videos=2, frames=30)
+    generate_demo(out, count=2, total_frames=30)
     assert len(list(out.rglob("*.jpg"))) == 30
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
@@ -109,13 +111,13 @@ def test_what_is_not_a_demo_set_is_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     with pytest.raises(UserError, match="mine: exists and is not a finished demo set"):
-        generate_demo(tmp_path / "mine", videos=2, frames=24)
+        generate_demo(tmp_path / "mine", count=2, total_frames=24)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file: exists"):
-        generate_demo(tmp_path / "file", videos=2, frames=24)
+        generate_demo(tmp_path / "file", count=2, total_frames=24)
     (tmp_path / "empty").mkdir()
-    generate_demo(tmp_path / "empty", videos=2, frames=24)
+    generate_demo(tmp_path / "empty", count=2, total_frames=24)
     assert (tmp_path / "empty" / "contact_sheet.png").is_file()
 
 
@@ -124,12 +126,12 @@ def test_an_interrupted_run_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        generate_demo(tmp_path / "set", videos=2, frames=24, advance=interrupt)
+        generate_demo(tmp_path / "set", count=2, total_frames=24, advance=interrupt)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("videos", "frames", "culprit"), [(1, 100, "--videos 1"), (4, 20, "--frames 20")])
-def test_numbers_that_make_no_set(tmp_path, videos, frames, culprit):
+@pytest.mark.parametrize(("count", "frames", "culprit"), [(1, 100, "^1 videos.*at least 2"), (4, 20, "^20 frames.*48")])
+def test_numbers_that_make_no_set(tmp_path, count, frames, culprit):
     with pytest.raises(UserError, match=culprit):
-        generate_demo(tmp_path / "set", videos=videos, frames=frames)
+        generate_demo(tmp_path / "set", count=count, total_frames=frames)
     assert list(tmp_path.iterdir()) == []
