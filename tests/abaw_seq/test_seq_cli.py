@@ -84,7 +84,9 @@ def test_arguments_come_first_and_then_options_take_several_values(runs, tmp_pat
     assert "none.txt: no such file" in capsys.readouterr().err
     assert run("evaluate", runs / "gru", "--annotations", tmp_path / "none.txt", runs / "none") == 2
     assert f"{runs / 'none'}: is a run, not annotations; name runs before the options" in capsys.readouterr().err
-    files = [runs / name / "predictions.h5" for name in ("gru", "none")]
+    files = [tmp_path / "a.h5", tmp_path / "b.h5"]
+    for file in files:
+        file.write_bytes((runs / "none" / "predictions.h5").read_bytes())
     assert run("evaluate", runs / "gru", "--predictions", *files, "--summary") == 0
 
 
