@@ -44,7 +44,8 @@ def keep_class_token(module: nn.Module) -> nn.Module:
     if not isinstance(module, VisionTransformer) or module.attn_pool is not None or module.global_pool != "token":
         return module
     last = module.blocks[-1]
-    if type(last) is Block and type(last.attn) is Attention and last.attn.gate is None and _tokenwise(module.norm):
+    plain = type(last) is Block and type(last.attn) is Attention and getattr(last.attn, "gate", None) is None
+    if plain and _tokenwise(module.norm):
         module.blocks[-1] = ClassTokenBlock(last)
     return module
 
