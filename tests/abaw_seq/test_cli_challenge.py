@@ -85,9 +85,9 @@ def test_crossval_writes_folds_trains_them_and_goes_on(toy_feats, tmp_path, caps
     assert run(*arguments, "--folds", folder / "folds.yaml") == 0
     table = capsys.readouterr().out
     scores = json.loads((folder / "scores.json").read_text())
-    for name, found in [("fold 1", scores["folds"]["1"]), ("mean", scores["mean"]), ("pooled", scores["untuned"])]:
+    for name, row_scores in [("fold 1", scores["folds"]["1"]), ("mean", scores["mean"]), ("pooled", scores["untuned"])]:
         row = next(line for line in table.splitlines() if f"│ {name} " in line)
-        assert f"{found['p_mtl']:.3f}" in row and f"{found['au']:.3f}" in row
+        assert f"{row_scores['p_mtl']:.3f}" in row and f"{row_scores['au']:.3f}" in row
     assert run(*arguments, "--folds", 2) == 2
     assert "already holds folds: resume them" in capsys.readouterr().err
     assert run(*arguments, "--folds", 2, "--resume") == 0
@@ -120,8 +120,8 @@ def test_features_that_people_bring_are_trained_labelled_and_predicted(toy_feats
     folder = tmp_path / "toy"
     folder.mkdir()
     np.save(folder / "new.npy", np.zeros((5, 12), np.float16))
-    assert run("predict", tmp_path / "direct", "--feats", folder, "-o", tmp_path / "found") == 0
-    with open(tmp_path / "found.csv") as handle:
+    assert run("predict", tmp_path / "direct", "--feats", folder, "-o", tmp_path / "predicted") == 0
+    with open(tmp_path / "predicted.csv") as handle:
         assert [row["frame"] for row in csv.DictReader(handle)] == ["1", "2", "3", "4", "5"]
 
 

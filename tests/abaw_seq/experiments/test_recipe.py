@@ -51,10 +51,10 @@ def test_members_are_trained_once_on_one_corpus_and_joined(folder, toy_feats, mo
     members = [f"members/{name}-{seed}" for name in ("gru", "none") for seed in (0, 5)]
     ensemble = load_ensemble(run)
     assert list(ensemble.members) == members and ensemble.fitted_on == "the validation split"
-    found = read_predictions(run)["val0"].outputs["au"]
+    joined = read_predictions(run)["val0"].outputs["au"]
     again = fit_ensemble({m: read_predictions(run / m) for m in members}, "greedy")
     assert again.weights == ensemble.weights
-    assert (found == again.apply({m: read_predictions(run / m) for m in members})["val0"].outputs["au"]).all()
+    assert (joined == again.apply({m: read_predictions(run / m) for m in members})["val0"].outputs["au"]).all()
     assert load_postprocess(run) is not None and scores(run)["tuned"]["p_mtl"] >= scores(run)["untuned"]["p_mtl"]
 
     cells = rows(table)

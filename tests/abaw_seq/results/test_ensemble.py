@@ -59,24 +59,24 @@ def scores(videos):
 
 def test_the_mean_is_the_mean_over_the_members_that_predict_the_task(members):
     bare = {name: VideoPredictions(v.frames, {"au": v.outputs["au"]}, v.labels) for name, v in members["b"].items()}
-    found = fit_ensemble({"a": members["a"], "b": bare}, "mean")
-    joined = found.apply({"a": members["a"], "b": bare})["v1"].outputs
+    ensemble = fit_ensemble({"a": members["a"], "b": bare}, "mean")
+    joined = ensemble.apply({"a": members["a"], "b": bare})["v1"].outputs
     np.testing.assert_allclose(
         joined["au"], (members["a"]["v1"].outputs["au"] + members["b"]["v1"].outputs["au"]) / 2, atol=1e-7
     )
     np.testing.assert_array_equal(joined["valence"], members["a"]["v1"].outputs["valence"])
-    assert found.weights["valence"] == (1.0, 0.0) and found.fitted_on == ""
+    assert ensemble.weights["valence"] == (1.0, 0.0) and ensemble.fitted_on == ""
 
 
 @pytest.mark.parametrize("method", ["weighted", "greedy"])
 def test_fitted_weights_suit_each_task_and_other_frames(members, method):
-    found = fit_ensemble(members, method, fitted_on="here")
-    for weights in found.weights.values():
+    ensemble = fit_ensemble(members, method, fitted_on="here")
+    for weights in ensemble.weights.values():
         assert min(weights) >= 0 and sum(weights) == pytest.approx(1)
-    assert np.argmax(found.weights["valence"]) == 2
+    assert np.argmax(ensemble.weights["valence"]) == 2
     for task in ("arousal", "expression", "au"):
-        assert found.weights[task][0] > 0.2 and found.weights[task][1] > 0.2
-        assert found.weights[task][2] + found.weights[task][3] < 0.3
+        assert ensemble.weights[task][0] > 0.2 and ensemble.weights[task][1] > 0.2
+        assert ensemble.weights[task][2] + ensemble.weights[task][3] < 0.3
     others = {
         name: {f"w{seed}": video(seed + 50, noise, k) for seed in range(3)}
         for k, (name, noise) in enumerate(
@@ -89,22 +89,22 @@ def test_fitted_weights_suit_each_task_and_other_frames(members, method):
         )
     }
     mean = scores(fit_ensemble(others, "mean").apply(others))
-    assert scores(found.apply(others))["p_mtl"] > mean["p_mtl"] + 0.1
+    assert scores(ensemble.apply(others))["p_mtl"] > mean["p_mtl"] + 0.1
 
 
 @pytest.mark.parametrize("method", ["weighted", "greedy"])
 def test_what_is_fitted_never_scores_below_what_it_starts_from(members, method):
-    found = scores(fit_ensemble(members, method).apply(members))
+    fitted = scores(fit_ensemble(members, method).apply(members))
     mean = scores(fit_ensemble(members, "mean").apply(members))
     single = [scores(one) for one in members.values()]
     for task in TASKS:
         start = mean[task] if method == "weighted" else max(one[task] for one in single)
-        assert found[task] >= start - 1e-5
+        assert fitted[task] >= start - 1e-5
 
 
 def test_greedy_selection_is_the_best_bag_of_a_slow_search(members):
     pair = {name: members[name] for name in ("a", "b")}
-    found = fit_ensemble(pair, "greedy")
+    ensemble = fit_ensemble(pair, "greedy")
     stack = np.stack([concatenated(videos)[0]["arousal"] for videos in pair.values()]).astype(float)
     labels = concatenated(members["a"])[1]
     counts, best, kept = [0, 0], -1.0, None
@@ -116,7 +116,7 @@ def test_greedy_selection_is_the_best_bag_of_a_slow_search(members):
         reached, _, counts = max(tried)
         if reached > best + 1e-9:
             best, kept = reached, [c / size for c in counts]
-    assert found.weights["arousal"] == pytest.approx(kept)
+    assert ensemble.weights["arousal"] == pytest.approx(kept)
 
 
 def test_cross_fitted_weights_are_judged_by_the_other_half(members):
@@ -140,9 +140,9 @@ def test_a_task_without_labels_gets_equal_weights(members):
 
 def test_labels_may_come_from_any_member(members):
     bare = {name: VideoPredictions(v.frames, v.outputs) for name, v in members["b"].items()}
-    found = fit_ensemble({"bare": bare, "v": members["v"]}, "greedy")
-    assert found.weights["valence"] == pytest.approx((0, 1), abs=0.2)
-    assert found.apply({"bare": bare, "v": members["v"]})["v0"].labels is not None
+    ensemble = fit_ensemble({"bare": bare, "v": members["v"]}, "greedy")
+    assert ensemble.weights["valence"] == pytest.approx((0, 1), abs=0.2)
+    assert ensemble.apply({"bare": bare, "v": members["v"]})["v0"].labels is not None
 
 
 def write(folder, members):

@@ -168,7 +168,7 @@ def test_no_constant_beats_the_best_constant(edition):
         assert score(constant, labels, edition=edition)["score"] <= best + 1e-12
 
 
-def test_what_a_path_holds_is_told_by_its_content(videos, tmp_path):
+def test_files_are_recognised_by_their_content(videos, tmp_path):
     write_predictions(tmp_path / "predictions.bin", videos)
     assert set(read_scorable(tmp_path / "predictions.bin")) == {"a", "b"}
     (tmp_path / "junk.h5").write_text("image,valence\n")
@@ -192,3 +192,10 @@ def test_unknown_editions_and_splits_and_files_without_labels_are_refused(videos
     path = annotations(tmp_path, {"z": video([1], 1)})
     with pytest.raises(UserError, match="the annotations name none of its videos"):
         score_files([tmp_path / "p.h5"], (path,))
+
+
+def test_files_of_one_name_are_named_by_their_folders_too(videos, tmp_path):
+    paths = [tmp_path / "x" / "p.h5", tmp_path / "y" / "p.h5"]
+    for path in paths:
+        write_predictions(path, videos)
+    assert list(score_files([*paths, paths[0]]).scores) == ["x/p", "y/p"]

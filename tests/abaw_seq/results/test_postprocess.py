@@ -55,8 +55,8 @@ def fitted(videos):
 
 def test_fitting_raises_every_score_and_holds_on_other_videos(videos, fitted):
     others = {f"w{k}": noisy_video(50 + k) for k in range(6)}
-    for found in (videos, others):
-        before, after = score(*concatenated(found)), score(*concatenated(fitted.apply(found)))
+    for some in (videos, others):
+        before, after = score(*concatenated(some)), score(*concatenated(fitted.apply(some)))
         for task in ("valence", "arousal", "expression", "au"):
             assert after[task] > before[task] + 0.03, task
 
@@ -69,11 +69,11 @@ def test_in_sample_no_task_falls(videos):
 
 def test_applying_changes_only_the_outputs_and_leaves_the_input_alone(videos, fitted):
     before = {task: values.copy() for task, values in videos["v0"].outputs.items()}
-    found = fitted.apply(videos)["v0"]
+    applied = fitted.apply(videos)["v0"]
     assert all(np.array_equal(videos["v0"].outputs[task], before[task]) for task in before)
-    assert np.array_equal(found.frames, videos["v0"].frames) and found.labels is videos["v0"].labels
-    assert {t: v.dtype for t, v in found.outputs.items()} == dict.fromkeys(before, np.dtype(np.float32))
-    np.testing.assert_allclose(found.outputs["expression"].sum(1), 1, atol=1e-5)
+    assert np.array_equal(applied.frames, videos["v0"].frames) and applied.labels is videos["v0"].labels
+    assert {t: v.dtype for t, v in applied.outputs.items()} == dict.fromkeys(before, np.dtype(np.float32))
+    np.testing.assert_allclose(applied.outputs["expression"].sum(1), 1, atol=1e-5)
 
 
 def test_the_usual_decisions_on_what_is_applied_are_the_fitted_ones(videos, fitted):
@@ -102,7 +102,7 @@ def test_what_does_not_hold_on_other_videos_is_left_alone():
         assert any(fit_in_sample(videos).expression_biases)
         trial = cross_fitted(videos, lambda part: fit_in_sample(part).apply)
         (before, labels), (after, _) = concatenated(videos), concatenated(trial)
-        gains = [task_score("expression", found["expression"], labels) for found in (before, after)]
+        gains = [task_score("expression", outputs["expression"], labels) for outputs in (before, after)]
         kept = any(fit_postprocess(videos).expression_biases)
         assert kept == (gains[1] > gains[0])
         outcomes.add(kept)
@@ -115,8 +115,8 @@ def test_halves_keep_the_sides_of_a_video_together_and_each_is_changed_by_the_ot
     assert sorted(one + other) == sorted(named) and one and other
     assert {n.rpartition("_")[0] for n in one} & {n.rpartition("_")[0] for n in other} == set()
     seen = []
-    found = cross_fitted(named, lambda part: lambda rest: seen.append((set(part), set(rest))) or rest)
-    assert list(found) == list(named)
+    changed = cross_fitted(named, lambda part: lambda rest: seen.append((set(part), set(rest))) or rest)
+    assert list(changed) == list(named)
     assert seen == [(set(one), set(other)), (set(other), set(one))]
     assert halves({"b_left": videos["v0"], "b_right": videos["v1"]}) is None
 

@@ -79,15 +79,15 @@ def test_an_ensemble_predicts_with_its_members_and_its_own_postprocessing(runs, 
     weights = yaml.safe_load((both / "ensemble.yaml").read_text())["weights"]
     assert all(sum(w) == pytest.approx(1) and min(w) >= 0 for w in weights.values())
     assert run("predict", both, "--feats", toy_feats, "-o", tmp_path / "all", "--raw") == 0
-    found = read_predictions(tmp_path / "all.h5")
-    same({name: found[name] for name in ("val0", "val1", "val2")}, read_predictions(both))
-    assert "train0" in found
+    joined = read_predictions(tmp_path / "all.h5")
+    same({name: joined[name] for name in ("val0", "val1", "val2")}, read_predictions(both))
+    assert "train0" in joined
 
     for member in ("gru", "none"):
         assert run("predict", runs / member, "--feats", toy_feats, "-o", tmp_path / member, "--raw") == 0
     arguments = (tmp_path / "gru.h5", tmp_path / "none.h5", "--run", tmp_path / "again", "--apply", both)
     assert run("ensemble", *arguments) == 0
-    same(read_predictions(tmp_path / "again"), found)
+    same(read_predictions(tmp_path / "again"), joined)
 
 
 def test_a_cross_validation_predicts_with_all_its_folds(toy_feats, tmp_path):
@@ -98,8 +98,8 @@ def test_a_cross_validation_predicts_with_all_its_folds(toy_feats, tmp_path):
     for fold in ("official", "1", "2"):
         assert run("predict", folder / fold, "--feats", toy_feats, "-o", tmp_path / fold) == 0
         parts.append(read_predictions(tmp_path / f"{fold}.h5")["val0"].outputs["au"])
-    found = read_predictions(tmp_path / "mean.h5")["val0"].outputs["au"]
-    np.testing.assert_allclose(found, np.mean(parts, 0), atol=1e-6)
+    mean = read_predictions(tmp_path / "mean.h5")["val0"].outputs["au"]
+    np.testing.assert_allclose(mean, np.mean(parts, 0), atol=1e-6)
 
 
 def test_mistakes_are_one_line(runs, toy_feats, tmp_path, capsys):

@@ -42,14 +42,14 @@ def test_groups_of_videos_are_predicted_as_all_at_once(toy_feats, tmp_path, chan
     assert 1 < len(groups) < len(whole)
     for group in groups:
         assert len(group) == 1 or sum(len(video.frames) for video in group.values()) <= 150
-    found = {name: video for group in groups for name, video in group.items()}
-    assert list(found) == list(whole)
+    grouped = {name: video for group in groups for name, video in group.items()}
+    assert list(grouped) == list(whole)
     for name, video in whole.items():
-        np.testing.assert_array_equal(found[name].frames, video.frames)
-        np.testing.assert_array_equal(found[name].labels, video.labels)
-        assert found[name].split == video.split
+        np.testing.assert_array_equal(grouped[name].frames, video.frames)
+        np.testing.assert_array_equal(grouped[name].labels, video.labels)
+        assert grouped[name].split == video.split
         for task, values in video.outputs.items():
-            np.testing.assert_allclose(found[name].outputs[task], values, atol=1e-6)
+            np.testing.assert_allclose(grouped[name].outputs[task], values, atol=1e-6)
 
 
 def test_files_written_in_groups_equal_those_written_at_once(toy_feats, tmp_path):
@@ -73,7 +73,7 @@ def test_a_group_that_fails_leaves_no_file(toy_feats, tmp_path):
         raise RuntimeError("the disk went away")
 
     with pytest.raises(RuntimeError, match="went away"):
-        write_groups(tmp_path / "found", broken())
+        write_groups(tmp_path / "broken", broken())
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
@@ -86,7 +86,7 @@ from abaw_seq.data.prediction_file import write_groups
 torch.set_num_threads(1)
 folder, name = Path(sys.argv[1]), sys.argv[2]
 groups = predict_run(folder / "run", [folder / f"{name}.h5"], torch.device("cpu"))
-write_groups(folder / f"{name}-found", groups)
+write_groups(folder / f"{name}-predictions", groups)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 

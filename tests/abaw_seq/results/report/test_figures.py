@@ -81,7 +81,7 @@ def test_annotated_lines_have_gaps_where_labels_are_missing():
     assert plot_style.png(figure)[:4] == b"\x89PNG"
 
 
-def test_lines_stop_at_gaps_between_frames_and_each_panel_tells_its_error():
+def test_lines_stop_at_gaps_between_frames_and_each_panel_shows_its_error():
     frames = np.array([1, 2, 30, 100, 101])
     video = valence_arousal_video(frames, np.zeros((5, 2)), np.tile([0.25, -0.5], (5, 1)))
     figure = plots.timelines({"v": video}, plot_style.LIGHT)

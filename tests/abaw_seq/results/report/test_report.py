@@ -243,8 +243,8 @@ def test_missing_labels_and_tasks_leave_nulls_and_an_honest_page(tmp_path):
     assert first["expression"] is None and first["au"] is None and second["valence"] is None
     assert data["truths"][first["truth"]]["valence"] is None
     assert data["labelled"] is False and data["images"] is None
-    found = sorted(path.name for path in (tmp_path / "report").iterdir())
-    assert [file.split("_")[0] for file in found] == ["timeline", "valence"]
+    figures = sorted(path.name for path in (tmp_path / "report").iterdir())
+    assert [file.split("_")[0] for file in figures] == ["timeline", "valence"]
 
 
 def test_a_run_that_is_still_training_and_has_no_predictions(tmp_path):
@@ -273,7 +273,7 @@ def test_a_prediction_file_with_labels_is_scored(tmp_path):
     assert run.scores["split"] == "val"
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+def test_runs_of_one_name_are_named_by_their_folders_too(tmp_path):
     paths = [tmp_path / "x" / "lstm", tmp_path / "y" / "lstm", tmp_path / "y" / "gru" / "predictions.h5"]
     assert distinct_names(paths) == ["x/lstm", "y/lstm", "y/gru"]
     with pytest.raises(UserError, match="twice"):

@@ -38,7 +38,7 @@ def lengths_of(wanted):
     return {name: len(rows.frames) for name, rows in wanted.files.items()}
 
 
-def test_a_template_tells_its_edition_and_every_line_is_written_and_checked(tmp_path):
+def test_the_header_of_a_template_is_its_edition_and_every_line_is_written_and_checked(tmp_path):
     listed = put(tmp_path / "va.txt", VA + "v/00001.jpg\nv/00004.jpg\nv/00001.jpg\n")
     wanted = wanted_rows(listed, None, None)
     assert wanted.kind == "va"
