@@ -8,6 +8,7 @@ JOBS   ?= 2
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
+LOWEST := .venv-lowest
 
 ifdef DATA
 OUT       ?= out/data
@@ -40,7 +41,7 @@ AVERAGE := $(OUT)/runs/average
 REPORT  := $(OUT)/report.html
 RESULTS := $(OUT)/results.md
 
-.PHONY: help all results test bench clean
+.PHONY: help all results test test-lowest check bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -48,6 +49,8 @@ help:
 	@echo "             make all DATA=/path/to/cropped_aligned ANNOTATIONS=/path WEIGHTS=/path"
 	@echo "make results every model with three seeds, smoothed, and their ensemble, as one table"
 	@echo "make test    the tests"
+	@echo "make check   formatting, faults that can be seen in the source, and types"
+	@echo "make test-lowest  the tests with the lowest versions that pyproject.toml allows"
 	@echo "make bench   the benchmarks, as tables of ratios"
 	@echo "make clean   removes out/ (the environment in $(VENV) stays)"
 
@@ -61,6 +64,14 @@ results: $(RESULTS)
 test: $(READY)
 	$(BIN)/python -m pytest
 
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks
 
@@ -73,6 +84,11 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (PyTorch is large: a few minutes the first time)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all]"
+	@touch $@
+
+$(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
+	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e ".[all]"
 	@touch $@
 
 # Demo data and the encoders that are trained on it. What is finished, but of other settings, is made again.

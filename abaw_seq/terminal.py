@@ -51,7 +51,7 @@ def say(text: str) -> None:
 class _OneLineErrors(click.Command):
     """A command whose errors are one line each; tracebacks appear with `--debug` alone."""
 
-    def main(self, args=None, prog_name=None, **extra):
+    def main(self, args=None, prog_name=None, **extra):  # type: ignore[override]
         args = list(sys.argv[1:] if args is None else args)
         debug = "--debug" in args
         args = [arg for arg in args if arg != "--debug"]
@@ -139,7 +139,8 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         return error.format_message(), 2
     if isinstance(error, click.ClickException):
-        where = error.ctx.command_path if getattr(error, "ctx", None) else "abaw"
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context else "abaw"
         return f"{_one_line(error.format_message())} (see {where} --help)", 2
     if isinstance(error, OSError) and error.errno is not None:
         named = f"{error.filename}: " if error.filename else ""
@@ -189,7 +190,7 @@ def _bar(label: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
         def advance(count: int = 1, note: str = "") -> None:
             nonlocal done
             done += count
-            fields = {"rate": _rate(done, started)} | ({"note": note} if note else {})
+            fields: dict[str, Any] = {"rate": _rate(done, started)} | ({"note": note} if note else {})
             bar.update(task, advance=count, **fields)
 
         yield advance

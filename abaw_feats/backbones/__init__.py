@@ -5,7 +5,7 @@
 342
 """
 
-from abaw_feats.backbones.architectures import ARCHITECTURES
+from abaw_feats.backbones.architectures import ARCHITECTURES, FeatureNetwork
 from abaw_feats.backbones.describe import BackboneRow, describe_backbones
 from abaw_feats.backbones.inference import Prepared, prepare_for_inference
 from abaw_feats.backbones.loading import LoadedBackbone, build, load, save
@@ -18,6 +18,7 @@ __all__ = [
     "BUILT_IN",
     "BackboneRow",
     "BackboneSpec",
+    "FeatureNetwork",
     "LoadedBackbone",
     "Prepared",
     "Preprocessing",

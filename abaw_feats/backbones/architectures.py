@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -14,11 +15,18 @@ from abaw_feats.backbones.spec import BackboneSpec
 from abaw_seq.errors import UserError
 
 
+class FeatureNetwork(nn.Module):
+    """What every architecture's networks are to those who use them; for annotations alone."""
+
+    dim: int
+    """Width of the features: (batch, channels, size, size) -> (batch, dim)."""
+
+
 @dataclass(frozen=True)
 class Architecture:
     """One kind of network."""
 
-    build: Callable[[BackboneSpec], nn.Module]
+    build: Callable[[BackboneSpec], Any]
     """spec -> module with random weights and an attribute `dim`"""
     poolings: tuple[str, ...]
     """The values that `pooling` may have; the first is the usual one."""
@@ -92,10 +100,11 @@ def architecture_of(spec: BackboneSpec) -> Architecture:
             f"backbone {spec.name!r}: unknown pooling {spec.pooling!r} of {spec.arch}; "
             f"there are {', '.join(entry.poolings)}"
         )
-    for key in spec.options if entry.options is not None else ():
-        if key not in entry.options:
-            near = difflib.get_close_matches(key, entry.options, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(entry.options)}"
+    known = spec.options if entry.options is None else entry.options
+    for key in spec.options:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
             raise UserError(f"backbone {spec.name!r}: unknown option {key!r} of {spec.arch}; {hint}")
     channels = 1 if spec.arch == "densenet" else 3
     if spec.preprocessing.channels != channels:

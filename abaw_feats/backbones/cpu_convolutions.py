@@ -24,7 +24,7 @@ def suit_convolutions(module: nn.Module) -> nn.Module:
     """Replace a frozen network's plain convolutions by faster ones of the same dtype, in place."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            if _is_plain(child) and _onednn_computes(child.weight.dtype):
+            if isinstance(child, nn.Conv2d) and _is_plain(child) and _onednn_computes(child.weight.dtype):
                 setattr(parent, name, WinogradConv2d(child) if _suits_winograd(child) else PackedConv2d(child))
     return module
 
@@ -93,7 +93,7 @@ class WinogradConv2d(nn.Module):
         _spread(padded, 1, rows)
         spread = x.new_empty(4, 4, n, tall, wide, inputs)
         _spread(rows, 3, spread.transpose(0, 1))
-        products = torch.bmm(spread.view(16, -1, inputs), self.weight)
+        products = torch.bmm(spread.view(16, -1, inputs), self.weight)  # type: ignore[arg-type]
         if self.bias is not None:
             products[5] += self.bias  # the one product that is added, once, to each of the four outputs
         outputs = products.shape[2]

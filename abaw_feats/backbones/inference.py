@@ -61,7 +61,7 @@ def prepare_for_inference(module: nn.Module, *, device: torch.device | str, prec
     module = keep_class_token(fold_batch_norm(copy.deepcopy(module)))
     convolutional = sum(isinstance(part, nn.Conv2d) for part in module.modules()) > 1
     layout = torch.channels_last if convolutional else torch.contiguous_format
-    module = module.to(device=device, dtype=dtype, memory_format=layout)
+    module = module.to(device=device, dtype=dtype, memory_format=layout)  # type: ignore[call-overload]
     if dtype != torch.float32:
         for part in module.modules():
             if isinstance(part, _NORMS):
@@ -95,7 +95,7 @@ def _fold(parent: nn.Module, first: str, norm: str) -> None:
     layer, batch_norm = parent.get_submodule(first), parent.get_submodule(norm)
     if isinstance(batch_norm, _NORMS):
         fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
-        setattr(parent, first, fuse(layer, batch_norm))
+        setattr(parent, first, fuse(layer, batch_norm))  # type: ignore[type-var]
         setattr(parent, norm, nn.Identity())
 
 
@@ -104,10 +104,10 @@ def _fold_into_next(net: IResNet) -> None:
     if isinstance(net.bn2, nn.Identity):
         return
     norm, layer = net.bn2, net.fc
-    scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
-    shift = norm.bias.double() - norm.running_mean.double() * scale
+    scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()  # type: ignore[union-attr]
+    shift = norm.bias.double() - norm.running_mean.double() * scale  # type: ignore[union-attr]
     weight = layer.weight.double().view(layer.out_features, len(scale), -1)
     with torch.no_grad():
         layer.bias.add_((weight * shift[:, None]).sum((1, 2)))
         layer.weight.copy_((weight * scale[:, None]).flatten(1))
-    net.bn2 = nn.Identity()
+    net.bn2 = nn.Identity()  # type: ignore[assignment]

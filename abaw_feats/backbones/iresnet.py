@@ -94,5 +94,5 @@ class IResNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # x: (batch, 3, size, size) -> (batch, dim)
         x = self.prelu(self.bn1(self.conv1(x)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # type: ignore[operator]
         return self.features(self.fc(self.bn2(x).flatten(1)))

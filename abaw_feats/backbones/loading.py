@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from abaw_feats.backbones import weights as files
-from abaw_feats.backbones.architectures import architecture_of
+from abaw_feats.backbones.architectures import FeatureNetwork, architecture_of
 from abaw_feats.backbones.checkpoint import fit, read_checkpoint, strip_prefix
 from abaw_feats.backbones.registry import SPEC_FILE
 from abaw_feats.backbones.spec import BackboneSpec
@@ -28,7 +28,7 @@ class LoadedBackbone:
 
     spec: BackboneSpec
     """As given, with the pooling that the checkpoint decided where it was `auto`."""
-    module: nn.Module
+    module: FeatureNetwork
     """(batch, channels, size, size) -> (batch, dim): in evaluation mode, float32, on the CPU, without gradients."""
     dim: int
     """Values per frame."""
@@ -38,7 +38,7 @@ class LoadedBackbone:
     """SHA-256 of the file's bytes, or of the parameters' bytes where they are random."""
 
 
-def build(spec: BackboneSpec) -> nn.Module:
+def build(spec: BackboneSpec) -> FeatureNetwork:
     """The network of a spec in training mode, its weights drawn from torch's random state.
 
     Its forward takes normalised floats (batch, channels, size, size) and gives (batch, dim); `dim` is an
@@ -82,7 +82,7 @@ def _load_random(spec: BackboneSpec, seed: str) -> LoadedBackbone:
     return LoadedBackbone(spec, module, module.dim, f"{RANDOM}:{number}", digest)
 
 
-def _load_file(spec: BackboneSpec, path: Path) -> tuple[BackboneSpec, nn.Module]:
+def _load_file(spec: BackboneSpec, path: Path) -> tuple[BackboneSpec, FeatureNetwork]:
     entry = architecture_of(spec)
     with torch.device("meta"):
         names = build(spec).state_dict()
@@ -98,7 +98,7 @@ def _load_file(spec: BackboneSpec, path: Path) -> tuple[BackboneSpec, nn.Module]
     return spec, module
 
 
-def _frozen(module: nn.Module) -> nn.Module:
+def _frozen(module: FeatureNetwork) -> FeatureNetwork:
     return module.eval().requires_grad_(False)
 
 

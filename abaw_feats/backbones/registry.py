@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from abaw_feats.backbones import iresnet
 from abaw_feats.backbones.spec import BackboneSpec, Preprocessing, spec_from_dict
@@ -43,9 +44,9 @@ def _iresnet(name: str) -> BackboneSpec:
     )
 
 
-_BASE = {"patch": 16, "width": 768, "depth": 12, "heads": 12, "hub": "timm/vit_base_patch16_224.mae"}
-_LARGE = {"patch": 16, "width": 1024, "depth": 24, "heads": 16, "hub": "timm/vit_large_patch16_224.mae"}
-_HUGE = {"patch": 14, "width": 1280, "depth": 32, "heads": 16, "hub": "timm/vit_huge_patch14_224.mae"}
+_BASE: dict[str, Any] = {"patch": 16, "width": 768, "depth": 12, "heads": 12, "hub": "timm/vit_base_patch16_224.mae"}
+_LARGE: dict[str, Any] = {"patch": 16, "width": 1024, "depth": 24, "heads": 16, "hub": "timm/vit_large_patch16_224.mae"}
+_HUGE: dict[str, Any] = {"patch": 14, "width": 1280, "depth": 32, "heads": 16, "hub": "timm/vit_huge_patch14_224.mae"}
 _ENTRIES = (
     _mae("mae", pooling="cls", **_BASE),
     _mae("mae_gap", pooling="gap", **_BASE),

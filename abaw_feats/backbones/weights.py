@@ -117,7 +117,7 @@ def _download(spec: BackboneSpec) -> WeightFile:
 
     for name in HUB_FILES:
         try:
-            return WeightFile(Path(hf_hub_download(spec.hub, name)), f"{spec.hub}/{name}")
+            return WeightFile(Path(hf_hub_download(str(spec.hub), name)), f"{spec.hub}/{name}")
         except (OSError, ValueError, EntryNotFoundError) as error:
             if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
                 continue  # the repository has weights of the other format

@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -133,7 +134,8 @@ def _end_with_parent() -> None:
     """Make this worker end when the process that started it is killed."""
 
     def wait() -> None:
-        parent_process().join()
+        if (parent := parent_process()) is not None:
+            parent.join()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
@@ -149,7 +151,7 @@ def _report(advance: Advance | None, written: int, plan: VideoPlan) -> None:
 
 def _write_labels(folder: Path, plans, states, missing, rng: np.random.Generator) -> None:
     for split, name in FILES.items():
-        rows = []
+        rows: list[Any] = []
         for plan, course, mask in zip(plans, states, missing, strict=True):
             if plan.split == split:
                 rows += zip(_images(plan, course), course.labels(mask), strict=True)

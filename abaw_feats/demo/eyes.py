@@ -58,7 +58,7 @@ def draw_brow(canvas: Canvas, person: Identity, state: FaceState, side: int, str
     au1, au2, au4 = state.side("AU1", side), state.side("AU2", side), state["AU4"]
     start = 6.2 - 2.2 * au4
     length = 23.0 - 1.0 * au4
-    area = canvas.window(*sorted((side * (start - 3), side * (start + length + 3))), -36, -4)
+    area = canvas.window(*sorted((side * (start - 3), side * (start + length + 3))), -36, -4)  # type: ignore[call-arg]
     t = np.clip((side * area.x - start) / length, -0.1, 1.1)  # 0 at the inner end, 1 at the outer
     rest = -15.2 - person.brow_height + person.brow_tilt * (0.5 - t) * 2
     arch = 3.2 * np.sin(np.clip(t, 0, 1) * 2.5) - 2.2 * np.clip(t - 0.7, 0, 1) * 3
@@ -81,8 +81,8 @@ def draw_glasses(canvas: Canvas, person: Identity) -> None:
         distance = (1 - (x**3.2 + y**3.2) ** (1 / 3.2)) * 11
         glare = edge(distance) * bell(area.x - side * person.eye_spacing + 0.8 * area.y, -3, 2.2)
         canvas.paint(area, 0.10 * glare, np.array((1.0, 1.0, 1.0)))
-        canvas.paint(area, 0.92 * edge(0.75 - np.abs(distance)), rim)
+        canvas.paint(area, 0.92 * edge(0.75 - np.abs(distance)), rim)  # type: ignore[arg-type]
         temple = edge(0.7 - np.abs(area.y + 6)) * edge(side * area.x - person.eye_spacing - 13)
-        canvas.paint(area, 0.9 * temple, rim)
+        canvas.paint(area, 0.9 * temple, rim)  # type: ignore[arg-type]
     bridge = edge(0.7 - np.abs(area.y + 6 + 0.08 * (9 - np.abs(area.x)))) * edge(5.2 - np.abs(area.x))
-    canvas.paint(area, 0.92 * bridge, rim)
+    canvas.paint(area, 0.92 * bridge, rim)  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ def jaw_drop(state: FaceState) -> float:
 def mouth_shape(person: Identity, state: FaceState, jaw: float) -> MouthShape:
     """The mouth at rest, changed by action units 10 to 26."""
     au10, au12, au23, au24 = (np.clip(state[name], 0, 1.2) for name in ("AU10", "AU12", "AU23", "AU24"))
-    lift = tuple(
+    left, right = (
         person.mouth_curve + state.corners + 6.0 * state.side("AU12", side) - 5.5 * state.side("AU15", side)
         for side in (-1, 1)
     )
@@ -46,7 +46,7 @@ def mouth_shape(person: Identity, state: FaceState, jaw: float) -> MouthShape:
     return MouthShape(
         half=person.mouth_width + 4.0 * au12 - 4.2 * au23 - 0.8 * state["AU26"] + 0.8 * au24,
         level=MOUTH_LEVEL + 0.25 * jaw,
-        lift=lift,
+        lift=(left, right),
         gap_up=1.1 * state["AU25"] + 3.4 * au10,
         gap_low=3.5 * state["AU25"] * (1 - 0.4 * au24) + 7.5 * state["AU26"],
         upper=person.lip_upper * thin * (1 - 0.15 * au12),

@@ -64,7 +64,7 @@ def _bumps(person: Identity, state: FaceState, jaw: float) -> list[tuple[float, 
     raised, smile, pressed = state["AU6"], state["AU12"], state["AU24"]
     nose = person.nose_length - 0.8 * state["AU10"]
     wing = person.nose_width
-    bumps = [
+    bumps: list[tuple[float, ...]] = [
         (5.0, 0, 1, 3.6, 12), (4.4, 0, nose, 4.6, 4.0),
         (1.8, -wing, nose + 1.2, 2.6, 2.6), (1.8, wing, nose + 1.2, 2.6, 2.6),
         (3.0, 0, 28 + 0.3 * jaw, 14, 11), (3.4, 0, 44 + jaw, 8, 5), (-1.8, 0, 38.5 + 0.8 * jaw, 8, 2.4),

@@ -106,7 +106,7 @@ def _levels(rng: np.random.Generator, kind: np.ndarray, active: np.ndarray) -> t
     strength = np.clip(0.85 + 0.2 * arousal_z, 0.55, 1.2)[:, None]
     level = np.where(active, strength * rng.uniform(0.85, 1.1, active.shape), rng.uniform(0, 0.08, active.shape))
     other = np.flatnonzero(kind == OTHER)
-    level[np.ix_(other, SMIRK)] = np.maximum(level[np.ix_(other, SMIRK)], 0.28)
+    level[np.ix_(other, SMIRK)] = np.maximum(level[np.ix_(other, SMIRK)], 0.28)  # type: ignore[arg-type]
     tilt = rng.uniform(-0.12, 0.12, count)
     tilt[other] = rng.choice((-1, 1), len(other)) * rng.uniform(0.6, 0.9, len(other))
     mood = column("valence")[kind, 1] * valence_z

@@ -256,8 +256,9 @@ def _objective(
             losses = with_teacher(
                 losses, outputs, soft, target, weight=config.teacher.weight, temperature=config.teacher.temperature
             )
+        each = [losses[task] for task in config.tasks]
         weighted = sum(config.task_weights.get(task, 1.0) * losses[task] for task in config.tasks)
-        return torch.stack([weighted, *(losses[task] for task in config.tasks)])
+        return torch.stack([torch.as_tensor(weighted), *each])
 
     return objective
 

@@ -196,7 +196,7 @@ def pretrain(
                     "epoch": epoch + 1, "steps": updates, "lr": rates[-1], "seconds": seconds,
                     "images_per_second": updates * effective / seconds, "train": {"loss": loss},
                 })  # fmt: skip
-                if not group.first:
+                if not group.first or pictured is None:
                     continue
                 if (epoch + 1) % config.save_every == 0 or epoch + 1 == config.epochs:
                     save_tensors(out / PUBLIC_CHECKPOINT, {"model": _on_cpu(model), "epoch": epoch + 1})

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from timm.layers import DropPath
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from abaw_feats.backbones import BackboneSpec, build, load, spec_from_dict
+from abaw_feats.backbones import BackboneSpec, FeatureNetwork, build, load, spec_from_dict
 from abaw_seq.config import from_dict, to_dict
 from abaw_seq.errors import UserError
 from abaw_seq.files import load_tensors
 from abaw_seq.run_folder import BEST
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class TaskNetwork(nn.Module):
         return self
 
 
-def starting_encoder(spec: BackboneSpec, weights: str | None, *, frozen: bool) -> tuple[BackboneSpec, nn.Module]:
+def starting_encoder(spec: BackboneSpec, weights: str | None, *, frozen: bool) -> tuple[BackboneSpec, FeatureNetwork]:
     """(spec with its settled pooling, encoder to train) from weights, or at random from torch's state.
 
     weights: as for `backbones.load`; "random" draws from torch's current random state.
@@ -113,7 +115,7 @@ def set_drop_path(encoder: nn.Module, rate: float) -> None:
         block.drop_path1, block.drop_path2 = DropPath(share), DropPath(share)
 
 
-def suit_device(module: nn.Module, device: torch.device) -> nn.Module:
+def suit_device(module: Network, device: torch.device) -> Network:
     """Move a network to a device in the form that trains fastest there."""
     if device.type == "cpu":
         from abaw_feats.learning.quick_prelu import use_quick_prelu
@@ -123,7 +125,7 @@ def suit_device(module: nn.Module, device: torch.device) -> nn.Module:
         for part in module.modules():
             # Fused attention loses on the CPU for the few tokens of an image, above all backwards.
             if hasattr(part, "fused_attn"):
-                part.fused_attn = False
+                setattr(part, "fused_attn", False)  # noqa: B010
         use_quick_prelu(module)
     if any(isinstance(part, nn.Conv2d) and part.kernel_size == (3, 3) for part in module.modules()):
         module = module.to(memory_format=torch.channels_last)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -71,7 +72,9 @@ def measure_normalisation(batches: Iterable[torch.Tensor], preprocessing: Prepro
 
     batches: uint8 (batch, channels, size, size). Raises ValueError if there are no images.
     """
-    count, total, squares = 0, 0.0, 0.0
+    count = 0
+    total: Any = 0.0
+    squares: Any = 0.0
     for images in batches:
         x = images.double()
         count += x.numel() // x.shape[1]
@@ -147,7 +150,7 @@ def _weighted_sum(x: torch.Tensor, axis: int, positions: torch.Tensor, weights: 
     """Sum over taps of int32 x at `positions` along an axis, times `weights`; both are (taps, outputs)."""
     shape = [1] * x.ndim
     shape[axis] = -1
-    total = None
+    total: Any = None
     for position, weight in zip(positions.to(x.device), weights.to(x.device), strict=True):
         term = x.index_select(axis, position).mul_(weight.view(shape))
         total = term if total is None else total.add_(term)

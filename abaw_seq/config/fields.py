@@ -69,7 +69,7 @@ def type_in_words(hint: Any, *, several: bool = False) -> str:
     return "a mapping" if origin is dict else TYPE_NAMES.get(hint, (str(hint), str(hint)))[several]
 
 
-def _build(cls: type[T], mapping: Any, where: str, prefix: str) -> T:
+def _build(cls: Any, mapping: Any, where: str, prefix: str) -> Any:
     if not isinstance(mapping, dict):
         raise UserError(f"{where}: {prefix.rstrip('.') or 'the file'} must be a section, not {mapping!r}")
     hints = typing.get_type_hints(cls)

@@ -46,7 +46,7 @@ def show(name: str | None, kinds: Mapping[str, Callable[[Path | None], Any]]) ->
     text = path.read_text(encoding="utf-8")
     if _kind(text) not in kinds:
         return text.rstrip()
-    values = page(kinds[_kind(text)](path), explained=False)
+    values = page(kinds[str(_kind(text))](path), explained=False)
     if name in texts:
         text = _with_full_names(text, path)
     return f"{text.rstrip()}\n\n# Every value that results:\n{textwrap.indent(values, '# ')}"
@@ -59,9 +59,9 @@ def page(config: Any, *, explained: bool = True) -> str:
 
 def meanings(cls: type) -> dict[str, str]:
     """{field: its meaning} of a dataclass: the string below each field in the source."""
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    definition: Any = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     return {
-        field.target.id: inspect.cleandoc(below.value.value).replace("\n", " ")
+        ast.unparse(field.target): inspect.cleandoc(str(below.value.value)).replace("\n", " ")
         for field, below in itertools.pairwise(definition.body)
         if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
     }
@@ -89,7 +89,7 @@ def _lines(cls: type, values: Mapping[str, Any], explained: bool) -> Iterator[st
             yield from _indented(_lines(inner, given, explained), "#     " if listed else "#   ")
 
 
-def _section_type(hint: Any) -> type | None:
+def _section_type(hint: Any) -> Any:
     """The dataclass of an optional section, or of a list of sections."""
     return next((kind for kind in typing.get_args(hint) if dataclasses.is_dataclass(kind)), None)
 

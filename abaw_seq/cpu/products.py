@@ -24,7 +24,7 @@ def fast_products(model: nn.Module | None = None) -> AbstractContextManager[None
 
 @contextmanager
 def _onednn_products() -> Iterator[None]:
-    matmul = torch.backends.mkldnn.matmul
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = matmul.fp32_precision
     matmul.fp32_precision = "bf16"
     try:

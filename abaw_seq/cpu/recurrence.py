@@ -28,7 +28,7 @@ def fast_rnn(
         with torch.autocast("cpu", enabled=False):
             return fast_rnn(rnn, x.float(), None if hx is None else (hx[0].float(), hx[1].float()))
     plain = isinstance(x, Tensor) and x.dtype == torch.float32 and not autocast
-    return run(rnn, x, hx) if plain and loop_is_faster(rnn) else rnn(x, hx)
+    return run(rnn, x, hx) if plain and loop_is_faster(rnn) else rnn(x, hx)  # type: ignore[arg-type]
 
 
 def loop_is_faster(rnn: nn.LSTM | nn.GRU) -> bool:
@@ -69,7 +69,7 @@ def run(
         y, state = _layer(rnn, layer, y, [part[rows] for part in initial])
         final.append(state)
     h, *c = (torch.cat(parts) for parts in zip(*final, strict=True))
-    return y.transpose(0, 1), (h, *c) if c else h
+    return y.transpose(0, 1), (h, *c) if c else h  # type: ignore[return-value]
 
 
 def _layer(rnn: nn.LSTM | nn.GRU, layer: int, y: Tensor, initial: list[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -79,8 +79,8 @@ def recognise_header(header: str) -> Layout | None:
     expressions = {name.lower(): name for name in EXPRESSIONS}
     if len(names) > 1 and len(set(names)) == len(names) and all(name in expressions for name in names):
         return Layout("expr", image, classes=tuple(expressions[name] for name in names))
-    units = [_UNIT.fullmatch(name) for name in names]
-    if names and len(set(names)) == len(names) and all(units):
+    units = [unit for name in names if (unit := _UNIT.fullmatch(name))]
+    if names and len(set(names)) == len(names) == len(units):
         return Layout("au", image, units=tuple(f"AU{unit[1]}" for unit in units))
     return None
 

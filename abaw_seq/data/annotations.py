@@ -76,7 +76,7 @@ class Annotations:
         for split in (*SPLITS, None):
             videos = [video for video in self.videos.values() if video.split == split]
             if videos:
-                valid = sum(_valid_rows(video.labels) for video in videos)
+                valid = np.sum([_valid_rows(video.labels) for video in videos], 0)
                 frames = sum(len(video.frames) for video in videos)
                 rows.append([split or "no split", *(f"{n:,}" for n in (len(videos), frames, *valid))])
         blank = [""] * (len(SUMMARY_HEADER) - 3)
@@ -279,16 +279,17 @@ def write_task_annotations(path: str | os.PathLike[str], header: str, labels: np
     for a label of another class.
     """
     layout = recognise_header(header)
-    if layout is None or layout.image or None in layout.columns:
+    columns = [] if layout is None else [column for column in layout.columns if column is not None]
+    if layout is None or layout.image or len(columns) < len(layout.columns):
         raise ValueError(f"{header!r} is not the header of a per-task file with columns of the label array")
-    values = np.asarray(labels)[:, list(layout.columns)]
+    values = np.asarray(labels)[:, columns]
     if layout.task == "expr":
         if set(values[~np.isnan(values)]) - {float(EXPRESSIONS.index(name)) for name in layout.classes}:
             raise ValueError(f"the labels hold a class that {header!r} does not list")
         index = np.full(len(EXPRESSIONS), np.nan)
         index[[EXPRESSIONS.index(name) for name in layout.classes]] = range(len(layout.classes))
         values = np.where(np.isnan(values), np.nan, index[np.nan_to_num(values).astype(int)])
-    write_lines(path, [header, *(_fields(row, layout.columns) for row in values)])
+    write_lines(path, [header, *(_fields(row, columns) for row in values)])
 
 
 def _fields(values: np.ndarray, columns: Iterable[int]) -> str:

@@ -212,7 +212,9 @@ def load_corpus(
     """
     device = torch.device(device)
     with ExitStack() as stack:
-        readers = [stack.enter_context(open_features(path, annotations)) for path in paths]
+        readers = [open_features(path, annotations) for path in paths]
+        for reader in readers:
+            stack.enter_context(reader)
         info = merge_backbones({str(r.path): r.backbones for r in readers})
         if not info:
             raise UserError(f"{paths[0]}: holds no features; run abaw-extract first")
@@ -222,13 +224,15 @@ def load_corpus(
                 raise UserError(f"no backbone {name!r} in {', '.join(map(str, paths))} (there are: {', '.join(info)})")
         videos = _common_videos(readers, used)
         corpus = _opened(readers, videos, {name: info[name] for name in used})
-        rows, dim = corpus.features.shape
-        settled = settled_memory(memory, rows * dim * corpus.features.dtype.itemsize, device)
+        stored = corpus.features
+        assert isinstance(stored, FileFeatures)
+        rows, dim = stored.shape
+        settled = settled_memory(memory, rows * dim * stored.dtype.itemsize, device)
         if settled == "file":
-            corpus = replace(corpus, features=replace(corpus.features, pinned=device.type == "cuda"))
+            corpus = replace(corpus, features=replace(stored, pinned=device.type == "cuda"))
             stack.pop_all()  # the files stay open for as long as they are read from
         else:
-            corpus = replace(corpus, features=_loaded(corpus.features, device, settled))
+            corpus = replace(corpus, features=_loaded(stored, device, settled))
         corpus = corpus.to(device)
         return corpus if annotations is None else corpus.labelled(annotations)
 
@@ -330,5 +334,7 @@ def _nearest_valid(valid: np.ndarray) -> np.ndarray | slice:
 def _split(readers: list[Reader], video: str) -> str | None:
     splits = {reader.split(video) for reader in readers if video in reader.videos} - {None}
     if len(splits) > 1:
-        raise UserError(f"video {video}: the feature files disagree about its split ({', '.join(sorted(splits))})")
+        raise UserError(
+            f"video {video}: the feature files disagree about its split ({', '.join(sorted(map(str, splits)))})"
+        )
     return splits.pop() if splits else None

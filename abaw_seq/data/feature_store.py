@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import psutil
@@ -56,7 +56,7 @@ class HostFeatures:
 
     @property
     def shape(self) -> tuple[int, int]:
-        return tuple(self.values.shape)
+        return self.values.shape[0], self.values.shape[1]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -148,7 +148,9 @@ def moments(take: Callable[[Tensor], Tensor], rows: Tensor) -> tuple[Tensor, Ten
     (scikit-learn's StandardScaler would copy every chunk off the device.)
     """
     count = max(len(rows), 1)
-    pilot, total, square = None, 0.0, 0.0
+    pilot: Any = None
+    total: Any = 0.0
+    square: Any = 0.0
     for part in rows.split(CHUNK_ROWS):
         values = take(part).float()
         pilot = values.sum(0) / max(len(values), 1) if pilot is None else pilot
@@ -186,7 +188,7 @@ def gathered_ahead(
 ) -> Iterator[tuple[Item, Tensor]]:
     """Each item with the features (..., dim) of its rows (...) on the device, gathered by a thread in advance."""
     with ThreadPoolExecutor(1) as reader:
-        ahead: deque = deque()
+        ahead: deque[tuple[Any, Any, Any]] = deque()
         for item, rows in work:
             ahead.append((item, rows.shape, reader.submit(features.take, rows.reshape(-1))))
             if len(ahead) > BATCHES_AHEAD:

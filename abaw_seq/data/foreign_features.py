@@ -175,6 +175,7 @@ class ForeignReader:
 
     def _hdf5_arrays(self) -> dict[str, tuple[Callable, np.ndarray | None]]:
         arrays = {}
+        assert self._file is not None
         for video, group in self._file.items():
             if (values := _dataset(group, FEATURE_KEYS)) is None:
                 raise UserError(f"{self.path}: video {video}: holds no {FEATURE_KEYS[0]}")

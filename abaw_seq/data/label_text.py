@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -106,7 +106,7 @@ class _Parser:
 
     def __init__(self, numbers: int, names: dict[str, int] | None):
         self._numbers, self._image = numbers, names is not None
-        self._code = functools.cache(lambda folder: _video_code(folder, names))
+        self._code = functools.cache(lambda folder: _video_code(folder, {} if names is None else names))
 
     def at_once(self, text: bytes, first_line: int) -> Block | None:
         """All lines by array operations; None if a line is not as usual: blank, faulty, with a comma at its end."""
@@ -220,5 +220,5 @@ def _video_code(folder: bytes, names: dict[str, int]) -> int:
     return names.setdefault(text, len(names))
 
 
-def _is_frame_number(number: np.ndarray | float) -> np.ndarray | bool:
+def _is_frame_number(number: Any) -> Any:
     return (number >= 0) & (number < 2**31) & (number == np.floor(number))

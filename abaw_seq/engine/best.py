@@ -29,7 +29,7 @@ class BestEpoch:
     def improves(self, epoch: int, scores: dict[str, Any] | None) -> bool:
         """Take note of an epoch's scores; whether it is the best so far."""
         scored = scores is not None and any(scores.get(task) is not None for task in TASKS)
-        criterion = selection_criterion(scores) if scored else float(epoch - 1)
+        criterion = selection_criterion(scores) if scores and scored else float(epoch - 1)
         if self.criterion is not None and criterion <= self.criterion:
             return False
         self.criterion, self.epoch, self.scores = criterion, epoch, scores

@@ -33,7 +33,7 @@ def find_precision(precision: str, device: torch.device) -> str:
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= (8, 0)
     elif device.type == "cpu":
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", lambda: {})()
         native = any(capabilities.get(unit, False) for unit in ("avx512_bf16", "amx_bf16", "bf16"))
     return "bf16" if native else "fp32"
 

@@ -28,7 +28,8 @@ def train_epoch(
     advance: told the number of samples of each batch (the length of its last item) and, now and then, the loss:
     nothing else here waits for the device.
     """
-    total, count = 0.0, 0
+    total: Any = 0.0
+    count = 0
     for count, batch in enumerate(batches, start=1):
         with update.part():
             losses = losses_of(*batch)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+Model = TypeVar("Model", bound=nn.Module)
 
-class RunningAverage:
+
+class RunningAverage(Generic[Model]):
     """An exponential moving average of a model's weights, which is what gets evaluated and kept.
 
     decay: share of the average that an update keeps; with 0 the average is the model itself. random_start: the model
@@ -19,12 +21,12 @@ class RunningAverage:
     `AveragedModel` starts from the weights after the first update and renames every parameter.
     """
 
-    def __init__(self, model: nn.Module, decay: float, *, random_start: bool):
+    def __init__(self, model: Model, decay: float, *, random_start: bool):
         self.model = copy.deepcopy(model) if decay else model
         self.decay, self.random_start = decay, random_start
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, model: Model, step: int) -> None:
         """Move towards `model`'s weights after update number `step` (from 0); buffers are copied."""
         if self.model is model:
             return
@@ -51,7 +53,7 @@ class Update:
         accumulate: int = 1,
         clip: float | None = None,
         dtype: torch.dtype | None = None,
-        average: RunningAverage | None = None,
+        average: RunningAverage[Any] | None = None,
         done: int = 0,
     ):
         self.done = done
@@ -64,8 +66,9 @@ class Update:
 
     def part(self) -> AbstractContextManager[None]:
         """Around the forward pass and the step of one batch: processes exchange gradients once per update."""
-        wrapped = self._model is not self._network
-        return self._model.no_sync() if wrapped and self._part + 1 < self.accumulate else nullcontext()
+        if isinstance(self._model, DistributedDataParallel) and self._part + 1 < self.accumulate:
+            return self._model.no_sync()
+        return nullcontext()
 
     def step(self, loss: Tensor, rate: float) -> None:
         """Add the gradient of a batch's loss; after `accumulate` batches move the parameters at the learning rate."""

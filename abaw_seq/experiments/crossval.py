@@ -21,7 +21,7 @@ import torch
 from abaw_seq import config as configs
 from abaw_seq.data.corpus import Corpus
 from abaw_seq.data.folds import OFFICIAL, Fold, make_folds, official_fold, read_folds, write_folds
-from abaw_seq.data.prediction_file import save_scored, score_videos
+from abaw_seq.data.prediction_file import Videos, save_scored, score_videos
 from abaw_seq.engine.provenance import provenance
 from abaw_seq.errors import UserError
 from abaw_seq.experiments.side_by_side import Training, train_all
@@ -96,10 +96,13 @@ def crossvalidate(
     trainings = [_training(config, corpus, fold, folder, f"{k} of {len(folds)}") for k, fold in enumerate(folds, 1)]
     unfinished = [training for training in trainings if not is_finished(training.run)]
     train_all(unfinished, {config.backbones: corpus}, device=device, jobs=jobs)
-    scores, pooled = {}, {}
+    scores: dict[str, Any] = {}
+    pooled: Videos = {}
     for fold in folds:
         predictions = read_current(folder / fold.name)
-        scores[fold.name] = score_videos(predictions) | {"best_epoch": read_scores(folder / fold.name)["best_epoch"]}
+        scores[fold.name] = score_videos(predictions) | {
+            "best_epoch": (read_scores(folder / fold.name) or {}).get("best_epoch")
+        }
         if fold.name in resplit:
             pooled |= predictions
 
@@ -133,7 +136,8 @@ def _over_folds(scores: list[dict[str, Any]], statistic: Callable) -> dict[str, 
 
 
 def _check_folds(source: str, folds: list[Fold], corpus: Corpus) -> None:
-    held, validated = set(corpus.names), {}
+    held = set(corpus.names)
+    validated: dict[str, str] = {}
     for fold in folds:
         if Path(fold.name).name != fold.name or fold.name in (".", ".."):
             raise UserError(f"{source}: the name of fold {fold.name!r} cannot be that of a folder")

@@ -10,7 +10,9 @@ run/members/<config>-<seed>/   a run folder, or a cross-validation, per member
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -137,12 +139,16 @@ def _validated(member: Path) -> Path:
     return member / OFFICIAL if (member / OFFICIAL).is_dir() else member
 
 
+def _postprocessing(decisions: bool, videos: Videos) -> Callable[[Videos], Videos]:
+    return fit_postprocess(videos, decisions=decisions).apply
+
+
 def _scored(videos: Videos) -> dict[str, Any]:
     """Scores of validation predictions: as they are, and P_MTL as smoothed and tuned on other videos."""
     known = labelled_videos(videos, "the validation split")
     scores = score_videos(known)
     for name, decisions in (("smoothed", False), ("tuned", True)):
-        changed = cross_fitted(known, lambda part, d=decisions: fit_postprocess(part, decisions=d).apply)
+        changed = cross_fitted(known, functools.partial(_postprocessing, decisions))
         scores[name] = None if changed is None else score_videos(changed)["p_mtl"]
     return scores
 
@@ -166,5 +172,6 @@ def _table(recipe: Recipe, rows: dict[str, list[dict[str, Any]]], joined: Videos
 def _spread(values: list[float | None]) -> str:
     if None in values:
         return number(None)
-    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return number(statistics.fmean(values)) + deviation
+    numbers = [value for value in values if value is not None]
+    deviation = f" ± {statistics.stdev(numbers):.3f}" if len(numbers) > 1 else ""
+    return number(statistics.fmean(numbers)) + deviation

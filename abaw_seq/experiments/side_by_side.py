@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.multiprocessing
@@ -82,9 +83,11 @@ def _train(training: Training, corpora: Corpora, device: torch.device) -> None:
 
 def _hindrance(corpora: Corpora, device: torch.device) -> str:
     """Why processes cannot share one copy of the corpora; empty if they can."""
-    if not all(isinstance(corpus.features, Tensor) for corpus in corpora.values()):
-        return "features that are not on the device cannot be shared between processes"
-    size = sum(corpus.features.nbytes + corpus.labels.nbytes for corpus in corpora.values())
+    size = 0
+    for corpus in corpora.values():
+        if not isinstance(corpus.features, Tensor):
+            return "features that are not on the device cannot be shared between processes"
+        size += corpus.features.nbytes + corpus.labels.nbytes
     if device.type == "cpu" and SHARED_MEMORY.is_dir() and size > shutil.disk_usage(SHARED_MEMORY).free:
         return f"{SHARED_MEMORY} has no room for {size / 1e6:,.0f} MB of features"
     return ""
@@ -92,14 +95,14 @@ def _hindrance(corpora: Corpora, device: torch.device) -> str:
 
 def _shared(corpus: Corpus, device: torch.device) -> Corpus:
     corpus = corpus.to(device)
-    if device.type == "cpu":
+    if device.type == "cpu" and isinstance(corpus.features, Tensor):
         corpus.features.share_memory_()
         corpus.labels.share_memory_()
     return corpus
 
 
 # The corpora and the device of a worker process.
-_held: dict[str, object] = {}
+_held: dict[str, Any] = {}
 
 
 def _start(corpora: Corpora, device: torch.device, threads: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from abaw_seq import config as configs
 from abaw_seq.data.corpus import Corpus
@@ -30,6 +30,7 @@ from abaw_seq.learn.settings import AugmentConfig, TrainConfig
 from abaw_seq.learn.weighting import TaskWeighting
 from abaw_seq.metrics import score
 from abaw_seq.models.frameworks import MultiTaskModel
+from abaw_seq.models.heads import Standardise
 from abaw_seq.models.inference import CarriedState, predict_videos
 from abaw_seq.run_folder import BEST, best_of, open_run, read_scores, save_epoch, write_provenance
 from abaw_seq.tasks import LABEL_COLUMNS, TASKS
@@ -140,7 +141,7 @@ def train(
                 predicted = outputs
                 save_tensors(run / BEST, _portable(average.model, corpus, config))
             for task in config.tasks if config.keep_best_per_task and scores else ():
-                if scores[task] is not None and scores[task] > best_of_task.get(task, float("-inf")):
+                if scores and scores[task] is not None and scores[task] > best_of_task.get(task, float("-inf")):
                     best_of_task[task] = scores[task]
                     save_tensors(run / best_of(task), _portable(average.model, corpus, config))
             save_epoch(
@@ -188,7 +189,9 @@ def batch_losses(
     cast = autocast(autocast_dtype(config.precision, corpus.device), corpus.device)
 
     def losses_of(batch: Batch, features: Tensor) -> Tensor:
-        state = carried.take(batch.lanes, batch.fresh) if batch.lanes is not None else None
+        state = None
+        if batch.lanes is not None and batch.fresh is not None:
+            state = carried.take(batch.lanes, batch.fresh)
         labels = corpus.gather_labels(batch.rows, batch.used)
         features = augmented(features, model.standardise, config.augment)
         with cast:
@@ -208,7 +211,7 @@ def ground_truth_share(config: TrainConfig, epoch: int) -> float:
     return config.model.gt_rate * (1 - decay)
 
 
-def augmented(features: Tensor, standardise: nn.Module, config: AugmentConfig) -> Tensor:
+def augmented(features: Tensor, standardise: Standardise, config: AugmentConfig) -> Tensor:
     """Features (batch, time, dim) with training noise; a hidden value becomes the training split's mean."""
     if config.noise:
         features = features + torch.randn_like(features, dtype=torch.float32) * (config.noise / standardise.scale)

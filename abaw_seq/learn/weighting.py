@@ -33,6 +33,10 @@ class WeightingConfig:
 class TaskWeighting(nn.Module):
     """Losses (tasks,) -> one loss. Its buffers and parameters are part of the training state."""
 
+    weight: Tensor
+    previous: Tensor
+    dynamic: Tensor
+
     def __init__(self, tasks: tuple[str, ...], config: WeightingConfig):
         super().__init__()
         self.kind, self.tasks = config.kind, tasks

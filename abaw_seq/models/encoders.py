@@ -7,9 +7,10 @@ ones of its own (`stack`).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +98,7 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor, state: State | None = None, used: Tensor | None = None):
         # x: (batch, time, dim)
-        rnn = self.rnn
+        rnn: Callable[..., Any] = self.rnn
         if x.device.type == "cpu":
             from abaw_seq import cpu
 
@@ -229,7 +230,8 @@ class DilatedLayer(nn.Module):
         return F.relu(y + self.shortcut(x))
 
 
-ENCODERS = {
+TemporalEncoder = Identity | Recurrent | Transformer | DilatedConvolutions
+ENCODERS: dict[str, type[TemporalEncoder]] = {
     "none": Identity,
     "lstm": Recurrent,
     "gru": Recurrent,
@@ -238,7 +240,7 @@ ENCODERS = {
 }
 
 
-def stack(in_dim: int, config: EncoderConfig, layers: int, *, first: int = 0) -> nn.Module:
+def stack(in_dim: int, config: EncoderConfig, layers: int, *, first: int = 0) -> TemporalEncoder:
     """Layers `first` to `first + layers` of an encoder.
 
     forward(x, state=None, used=None) -> (y (batch, time, out_dim), state or None).

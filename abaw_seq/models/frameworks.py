@@ -106,14 +106,16 @@ class MultiTaskModel(nn.Module):
         self.standardise = Standardise(in_dim)
         self.trunk = stack(in_dim, config.encoder, shared)
         self.tops, self.heads, self.embeddings = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+        hidden: dict[str, int] = {}
         for task in self.order:
             width = self.trunk.out_dim
             for source in self.sources[task]:
-                width += config.embedding if self.by_prediction else self.heads[source].hidden_dim
+                width += config.embedding if self.by_prediction else hidden[source]
                 if self.by_prediction and source not in self.embeddings:
                     self.embeddings[source] = PredictionEmbedding(TASKS[source].outputs, config.embedding)
-            self.tops[task] = stack(width, config.encoder, own, first=shared)
-            self.heads[task] = TaskHead(self.tops[task].out_dim, config.head, outputs[task], config.head_dropout)
+            top = stack(width, config.encoder, own, first=shared)
+            head = TaskHead(top.out_dim, config.head, outputs[task], config.head_dropout)
+            self.tops[task], self.heads[task], hidden[task] = top, head, head.hidden_dim
 
     def forward(
         self,

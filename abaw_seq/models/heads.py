@@ -14,6 +14,9 @@ from abaw_seq.models.dropout import Dropout
 class Standardise(nn.Module):
     """(x - mean) / deviation, by statistics of the training split that are stored with the weights."""
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, dim: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(dim))

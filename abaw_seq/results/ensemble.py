@@ -10,11 +10,11 @@ from abaw_seq.errors import UserError
 from abaw_seq.files import make_folder
 from abaw_seq.results.postprocess import load_postprocess, save_postprocess
 from abaw_seq.results.reading import read_current
-from abaw_seq.results.weights import Ensemble, cross_fitted_ensemble, fit_ensemble, load_ensemble, save_ensemble
+from abaw_seq.results.weights import Ensemble, Method, cross_fitted_ensemble, fit_ensemble, load_ensemble, save_ensemble
 from abaw_seq.run_folder import POSTPROCESS, PREDICTIONS, SCORES
 
 
-def join_runs(paths: list[Path], run: Path, *, method: str, weights_of: Path | None = None) -> dict[str, dict]:
+def join_runs(paths: list[Path], run: Path, *, method: Method, weights_of: Path | None = None) -> dict[str, dict]:
     """Join runs and prediction files into the run folder `run`; {name: scores} of the ensemble and its variants.
 
     The weights are fitted by `method` on the labels that the predictions carry. Or they are those of the ensemble

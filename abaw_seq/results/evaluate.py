@@ -90,7 +90,7 @@ def coverage(videos: Videos, truth: Annotations, edition: str, split: str | None
     for name in (*SPLITS, None):
         known = {video: one for video, one in truth.videos.items() if one.split == name}
         labelled = {video: one.frames[~np.isnan(one.labels[:, columns]).all(1)] for video, one in known.items()}
-        predicted = {video: videos[video].frames if video in videos else [] for video in known}
+        predicted: dict[str, Any] = {video: videos[video].frames if video in videos else [] for video in known}
         hits = sum(int(np.isin(frames, predicted[video]).sum()) for video, frames in labelled.items())
         total = sum(map(len, labelled.values()))
         if split not in (None, name) or not (total or any(map(len, predicted.values()))):

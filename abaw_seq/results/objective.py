@@ -16,16 +16,16 @@ from abaw_seq.tasks import AU, TASKS
 GAIN = 1e-9
 
 
-def task_score(task: str, values: np.ndarray, labels: np.ndarray) -> float | None:
-    """The official score of one task's predictions (N, ...) against labels (N, 15); None without labels.
+def task_score(task: str, values: np.ndarray, labels: np.ndarray) -> float:
+    """The official score of one task's predictions (N, ...) against labels (N, 15); NaN without labels.
 
     Action units without a labelled frame are left out of the mean.
     """
     scores = score({task: values}, labels)
-    if task != AU.name or scores[task] is not None:
+    if scores[task] is not None:
         return scores[task]
     known = [f1 for f1 in scores["au_f1"].values() if f1 is not None]
-    return float(np.mean(known)) if known else None
+    return float(np.mean(known)) if task == AU.name and known else np.nan
 
 
 def labelled_videos(videos: Videos, where: str) -> Videos:
@@ -48,7 +48,7 @@ def halves(videos: Videos) -> tuple[list[str], list[str]] | None:
     """
     if len({source_video(name) for name in videos}) < 2:
         return None
-    known = {name: VideoLabels(video.frames, video.labels, None) for name, video in videos.items()}
+    known = {name: VideoLabels(video.frames, video.truth, None) for name, video in videos.items()}
     first, second = make_folds(known, 2)
     return list(first.val), list(second.val)
 

@@ -89,7 +89,7 @@ def fit_postprocess(videos: Videos, *, fitted_on: str = "", decisions: bool = Tr
         (before, labels), (after, _) = concatenated(videos), concatenated(trial)
         for task in before:
             scores = [task_score(task, outputs[task], labels) for outputs in (before, after)]
-            if None not in scores and scores[1] <= scores[0]:
+            if scores[1] <= scores[0]:
                 fitted = _without(fitted, task)
     return dataclasses.replace(fitted, fitted_on=fitted_on)
 

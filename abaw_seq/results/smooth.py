@@ -11,14 +11,15 @@ from typing import Literal
 
 import numpy as np
 
-KINDS = ("moving", "gaussian", "exponential")
+Kind = Literal["moving", "gaussian", "exponential"]
+KINDS: tuple[Kind, ...] = ("moving", "gaussian", "exponential")
 
 
 @dataclass(frozen=True)
 class Smoothing:
     """A weighted mean over the frames whose numbers lie in a window centred on each frame."""
 
-    kind: Literal["moving", "gaussian", "exponential"] = "moving"
+    kind: Kind = "moving"
     """How weights fall with the distance from the centre: `moving`, not at all; `gaussian`, with a standard deviation
     of a quarter of the window; `exponential`, by a factor of e for each sixth of the window, on both sides."""
     window: int = 1

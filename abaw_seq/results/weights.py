@@ -27,13 +27,16 @@ MOST_PASSES = 10
 GREEDY_ROUNDS = 30
 
 
+Method = Literal["mean", "weighted", "greedy"]
+
+
 @dataclass(frozen=True)
 class Ensemble:
     """Weights with which the predictions of several members are joined, task by task."""
 
     members: tuple[str, ...]
     """Names of the members, in the order of the weights."""
-    method: Literal["mean", "weighted", "greedy"]
+    method: Method
     """How the weights were chosen: equal, fitted, or by greedy selection."""
     weights: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """For each task one weight per member, at least 0, with a sum of 1."""
@@ -66,7 +69,7 @@ class Ensemble:
                     if task not in members[name][video].outputs:
                         raise UserError(f"{name}: video {video} has no {task}, for which the member has a weight")
                 parts = (weight * members[name][video].outputs[task].astype(np.float64) for weight, name in used)
-                outputs[task] = sum(parts).astype(np.float32)
+                outputs[task] = np.asarray(sum(parts)).astype(np.float32)
             result[video] = dataclasses.replace(known, outputs=outputs)
         return result
 
@@ -82,7 +85,7 @@ def check_alike(members: dict[str, Videos]) -> None:
                 raise UserError(f"{name} and {first_name} hold different frames of video {video}")
 
 
-def fit_ensemble(members: dict[str, Videos], method: str, *, fitted_on: str = "") -> Ensemble:
+def fit_ensemble(members: dict[str, Videos], method: Method, *, fitted_on: str = "") -> Ensemble:
     """Weights of the members for each task.
 
     `mean`: equal for the members that predict the task; needs no labels. `weighted`: from equal weights, steps
@@ -112,7 +115,7 @@ def _first_labelled(members: dict[str, Videos]) -> Videos:
 
 
 def _fit_task(
-    task: str, members: dict[str, Videos], having: np.ndarray, known: Videos, method: str
+    task: str, members: dict[str, Videos], having: np.ndarray, known: Videos, method: Method
 ) -> np.ndarray | None:
     """(members,) weights of one task, fitted on the labelled videos `known`; None without labels of the task."""
     labels = concatenated(known)[1]
@@ -165,7 +168,7 @@ def _select(task: str, stack: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return kept / kept.sum()
 
 
-def cross_fitted_ensemble(members: dict[str, Videos], method: str) -> Videos | None:
+def cross_fitted_ensemble(members: dict[str, Videos], method: Method) -> Videos | None:
     """Each half of the labelled videos joined with weights fitted on the other; None for `mean` or one source video."""
 
     def fit(part: Videos) -> Callable[[Videos], Videos]:

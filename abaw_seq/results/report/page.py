@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from html import escape
 from importlib import resources
+from typing import Any
 
 from abaw_seq.data.prediction_file import Videos
 from abaw_seq.results.report.page_data import VA_ERROR, scrubber_data
@@ -161,7 +162,7 @@ def _table(name: str, columns: dict[str, str], rows: list[tuple[str, dict[str, d
     )
 
 
-def _largest(values: Iterable[object]) -> object:
+def _largest(values: Iterable[Any]) -> Any:
     return max(filter(is_number, values), default=None)
 
 
@@ -171,7 +172,7 @@ def _score_note(runs: list[ReportedRun]) -> str:
     if all(counts == frames[0] for counts in frames):
         counts = [f"{task} {n:,}" for task, n in frames[0].items() if isinstance(n, int) and n]
         notes += [f"Labelled frames: {', '.join(counts)}."] if counts else []
-    tuned = [run.scores["split"] for run in runs if run.score("tuned") and "split" in run.scores]
+    tuned = [run.scores["split"] for run in runs if run.score("tuned") and run.scores and "split" in run.scores]
     if "val" in tuned:
         notes.append(
             "Tuned: smoothing, thresholds and biases fitted on the very labels scored here, which flatters; "

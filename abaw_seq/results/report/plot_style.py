@@ -71,7 +71,7 @@ def figure_grid(
 
     Margins are given in inches, because matplotlib's own layout takes as long to compute as the drawing.
     """
-    legend_columns = min(len(handles), 6 if all(len(h.get_label()) <= 30 for h in handles) else 3)
+    legend_columns = min(len(handles), 6 if all(len(str(h.get_label())) <= 30 for h in handles) else 3)
     legend = 0.08 + 0.2 * math.ceil(len(handles) / legend_columns) if handles else 0
     gap_x, gap_y, right = 0.55, 0.6, 0.22
     height = legend + top + rows * panel + (rows - 1) * gap_y + bottom

@@ -8,6 +8,7 @@ the start of a formula.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
@@ -60,8 +61,8 @@ def training_curves(histories: dict[str, list[dict]], best: dict[str, int | None
             look = {"color": run_colour(ink, k), "linestyle": run_line_style(ink, k)}
             # A single epoch makes no line, so it gets a marker.
             axis.plot(x, y, marker="o" if len(x) == 1 else None, markersize=4, linewidth=1.6, **look)
-            if best.get(run) in x and part == "val":
-                axis.plot(best[run], y[list(x).index(best[run])], "o", color=run_colour(ink, k), markersize=5)
+            if (epoch := best.get(run)) in x and epoch is not None and part == "val":
+                axis.plot(epoch, y[x.index(epoch)], "o", color=run_colour(ink, k), markersize=5)
         if not any(len(line.get_xdata()) for line in axis.lines):
             note(axis, "not recorded", ink)
             axis.set_yticks([])
@@ -112,12 +113,12 @@ def action_unit_bars(
 
     `scores`, `tuned`: {run: {action unit: F1}}, the inner one empty if absent; `base_rates`: (12,), NaN where unknown.
     """
-    handles = [
+    handles: list[Any] = [
         Patch(color=run_colour(ink, k), label=plain(run) if len(scores) > 1 else "F1, as predicted")
         for k, run in enumerate(scores)
     ]
     if any(tuned.values()):
-        look = {"color": ink.paper, "markeredgecolor": ink.text}
+        look: dict[str, Any] = {"color": ink.paper, "markeredgecolor": ink.text}
         handles.append(Line2D([], [], marker="D", linestyle="", label="F1, tuned", **look))
     if base_rates is not None:
         handles.append(Line2D([], [], color=ink.text, linewidth=1.8, label="base rate (share of frames)"))
@@ -210,7 +211,7 @@ def valence_arousal_density(true: np.ndarray, predicted: np.ndarray, ink: Ink) -
 
 def _curve(epochs: list[dict], part: str, key: str) -> tuple[list[int], list[float]]:
     """Epochs and values of one recorded number; epochs without it are left out."""
-    pairs = [(line.get("epoch"), (line.get(part) or {}).get(key)) for line in epochs]
+    pairs: list[tuple[Any, Any]] = [(line.get("epoch"), (line.get(part) or {}).get(key)) for line in epochs]
     known = [(x, y) for x, y in pairs if is_number(x) and is_number(y)]
     return [x for x, _ in known], [y for _, y in known]
 

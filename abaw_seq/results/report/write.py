@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
-from abaw_seq.data.prediction_file import read_predictions, score_videos
+from abaw_seq.data.prediction_file import Videos, read_predictions, score_videos
 from abaw_seq.errors import UserError
 from abaw_seq.files import write_bytes, write_text
 from abaw_seq.results.postprocess import postprocessed
@@ -62,12 +63,15 @@ def _read_run(path: Path, name: str) -> ReportedRun:
     """A run folder, as far as it is complete, or a prediction file."""
     if not path.exists():
         raise UserError(f"{path}: no such run folder")
-    scores, epochs, documents, note = None, [], {}, ""
+    scores: dict[str, Any] | None = None
+    epochs: list[dict] = []
+    documents: dict[str, str] = {}
+    note = ""
     if path.is_dir():
         scores, epochs = _read_scores(path), _read_epochs(path)
         kept = [path / document for document in DOCUMENTS if (path / document).is_file()]
         documents = {file.name: file.read_text(encoding="utf-8", errors="replace") for file in kept}
-    predictions = {}
+    predictions: Videos = {}
     if path.is_file() or (path / PREDICTIONS).exists():
         predictions, note = with_current_labels(read_predictions(path), path)
     elif scores is None:

@@ -58,7 +58,7 @@ def _read_file(path: Path) -> Videos:
 
 def _largest(layout: Layout) -> list[int | None]:
     """The largest whole number of each column; None for valence and arousal, which are numbers from -1 to 1."""
-    largest = {0: None, 1: None, 2: len(layout.classes) - 1}
+    largest: dict[int | None, int | None] = {0: None, 1: None, 2: len(layout.classes) - 1}
     return [largest.get(column, 1) for column in layout.columns]
 
 
@@ -111,6 +111,7 @@ def _check_file(path: Path, wanted: Wanted, rows: Rows) -> int:
     if lines and not lines[-1]:
         lines.pop()
     layout = recognise_header(header)
+    assert layout is not None, f"{header} is a header of the challenge"
     largest = _largest(layout)
     expected = len(lines) if rows.frames is None else len(rows.frames)
     for k, line in enumerate(lines[:expected]):

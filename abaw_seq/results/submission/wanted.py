@@ -41,7 +41,7 @@ class Rows:
 
     frames: np.ndarray | None
     """The frame number of each row; None where the length of the video is not known."""
-    places: dict[str, np.ndarray | slice]
+    places: Mapping[str, np.ndarray | slice]
     """{video: which rows are its frames}"""
     images: list[str] | None = None
     """The image path that each row starts with; None for rows that start with the first number."""
@@ -136,7 +136,7 @@ def read_lengths(path: Path) -> dict[str, int | None]:
     if h5py.is_hdf5(path):
         with FeatureReader(path) as reader:
             return {video: reader.video(video, []).frame_count for video in reader.videos}
-    lengths = {}
+    lengths: dict[str, int | None] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         fields = re.split(r"[,\s]+", line.strip().rstrip(","))
         if fields == [""]:

@@ -51,7 +51,8 @@ def write_submission(
         raise UserError(f"{wanted.source}: the length of video {unknown[0]} is not known; name a file of lengths")
     filled = 0
     for name, rows in wanted.files.items():
-        lines = np.empty(len(rows.frames), object)
+        assert rows.frames is not None  # their number was checked above
+        lines = np.empty(len(rows.frames), dtype="O")
         for video, places in rows.places.items():
             if video not in predictions or not len(predictions[video].frames):
                 raise UserError(f"no predictions of video {video}, which {wanted.source} asks for: predict it first")
