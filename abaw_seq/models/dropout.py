@@ -9,7 +9,9 @@ class Dropout(nn.Dropout):
     """`nn.Dropout`, on the CPU with the cheap random numbers of `abaw_seq.cpu`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or not self.training or not self.p:
+        if not self.training or not self.p:
+            return x
+        if x.device.type != "cpu":
             return super().forward(x)
         from abaw_seq import cpu
 
