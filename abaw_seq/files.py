@@ -78,6 +78,27 @@ def whole_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
         yield file
 
 
+def open_hdf5(path: Path, kind: str, *, format: str, version: int) -> h5py.File:
+    """An HDF5 file of a given format, open for reading; UserError, which calls it `kind`, for any other file."""
+    import h5py
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such {kind}")
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise UserError(f"{path}: not a readable HDF5 file, or a truncated one ({error})") from None
+    problem = ""
+    if (stored := file.attrs.get("format")) != format:
+        problem = f"not a {kind} (format is {stored!r}, expected {format!r})"
+    elif (stored := int(file.attrs.get("version", 0))) != version:
+        problem = f"{kind} version {stored}; this tool reads version {version}"
+    if problem:
+        file.close()
+        raise UserError(f"{path}: {problem}")
+    return file
+
+
 @contextmanager
 def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `path` when the block ends without an error."""

@@ -24,7 +24,7 @@ import numpy as np
 
 from abaw_seq import __version__
 from abaw_seq.errors import UserError
-from abaw_seq.files import whole_hdf5
+from abaw_seq.files import open_hdf5, whole_hdf5
 from abaw_seq.tasks import LABEL_COLUMNS, SPLITS
 
 FORMAT = "abaw-features"
@@ -82,9 +82,8 @@ class FeatureReader:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._file = _open_readonly(self.path)
+        self._file = open_hdf5(self.path, "feature file", format=FORMAT, version=VERSION)
         try:
-            self._check_format()
             self.backbones = {name: self._backbone(name) for name in self._file.get("backbones", ())}
         except BaseException:
             self._file.close()
@@ -189,14 +188,6 @@ class FeatureReader:
         features = group.create_group("features")
         for name in backbones:
             source["features"].copy(name, features)
-
-    def _check_format(self) -> None:
-        stored = self._file.attrs.get("format")
-        if stored != FORMAT:
-            raise UserError(f"{self.path}: not a feature file (format is {stored!r}, expected {FORMAT!r})")
-        version = int(self._file.attrs.get("version", 0))
-        if version != VERSION:
-            raise UserError(f"{self.path}: feature file version {version}; this tool reads version {VERSION}")
 
     def _backbone(self, name: str) -> BackboneInfo:
         attributes = self._file["backbones"][name].attrs
@@ -320,12 +311,3 @@ def _checked_name(name: str) -> str:
     if not name or "/" in name or name in (".", ".."):
         raise UserError(f"{name!r} cannot name a video or backbone in a feature file (no '/', not empty)")
     return name
-
-
-def _open_readonly(path: Path) -> h5py.File:
-    if not path.is_file():
-        raise UserError(f"{path}: no such feature file")
-    try:
-        return h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise UserError(f"{path}: not a readable HDF5 file, or a truncated one ({error})") from None

@@ -21,7 +21,7 @@ import numpy as np
 
 from abaw_seq import __version__
 from abaw_seq.errors import UserError
-from abaw_seq.files import whole_file, whole_hdf5
+from abaw_seq.files import open_hdf5, whole_file, whole_hdf5
 from abaw_seq.metrics import score
 from abaw_seq.run_folder import PREDICTIONS, write_scores
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, TASKS
@@ -105,16 +105,8 @@ def read_predictions(path: str | Path) -> Videos:
     if path.is_dir():
         path = path / PREDICTIONS
     if not path.is_file():
-        raise UserError(f"{path}: no such prediction file; run abaw-seq train or predict first")
-    try:
-        file = h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise UserError(f"{path}: not a readable HDF5 file, or a truncated one ({error})") from None
-    with file:
-        if file.attrs.get("format") != FORMAT:
-            raise UserError(f"{path}: not a prediction file (format is {file.attrs.get('format')!r})")
-        if int(file.attrs.get("version", 0)) != VERSION:
-            raise UserError(f"{path}: prediction file version {file.attrs.get('version')}; this tool reads {VERSION}")
+        raise UserError(f"{path}: no such prediction file; train or predict first")
+    with open_hdf5(path, "prediction file", format=FORMAT, version=VERSION) as file:
         return {name: _read_video(path, name, group) for name, group in file["videos"].items()}
 
 
