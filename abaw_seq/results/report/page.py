@@ -167,7 +167,8 @@ def _largest(values: Iterable[Any]) -> Any:
 
 
 def _score_note(runs: list[ReportedRun]) -> str:
-    notes = [f"{run.name}: {run.note}; scores per epoch are as recorded in training." for run in runs if run.note]
+    recorded = "; scores per epoch are as recorded in training"
+    notes = [f"{run.name}: {run.note}{recorded if run.epochs else ''}." for run in runs if run.note]
     frames = [run.score("untuned").get("frames") or {} for run in runs]
     if all(counts == frames[0] for counts in frames):
         counts = [f"{task} {n:,}" for task, n in frames[0].items() if isinstance(n, int) and n]
