@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageFilter
 
-from abaw_feats.demo.canvas import DENSITY, EXTENT, SIDE, axis, edge
+from abaw_feats.demo.canvas import DENSITY, EXTENT, axis, edge
 from abaw_feats.demo.identity import Light, smooth_noise
 from abaw_feats.demo.nuisance import Disturbed
 
@@ -16,36 +14,24 @@ CROP = 112
 GRAIN = 256  # side of the noise tile from which frames cut theirs
 
 
-@dataclass(frozen=True)
 class Camera:
-    """Recording conditions that are constant over a video."""
+    """Random recording conditions that are constant over a video; the exposure is set for the skin, RGB in 0..1."""
 
-    light: Light
-    gain: np.ndarray  # (3,): exposure and colour cast
-    quality: int  # of the JPEG
-    background: np.ndarray  # (3, SIDE, SIDE)
-    grain: np.ndarray  # float32 (GRAIN, GRAIN, 3), unit variance
-
-
-def draw_camera(rng: np.random.Generator, skin: np.ndarray) -> Camera:
-    """Random recording conditions of one video; the exposure is set for this skin (3,)."""
-    direction = np.array((rng.uniform(-0.65, 0.65), rng.uniform(-0.6, 0.05), rng.uniform(0.75, 1.0)))
-    warmth = rng.uniform(-0.06, 0.06)
-    cast = np.array((1 + warmth, 1.0, 1 - warmth))
-    key = rng.uniform(0.50, 0.78)
-    light = Light(
-        direction=(direction / np.linalg.norm(direction)).astype(np.float32),
-        key=(key * cast).astype(np.float32),
-        fill=(rng.uniform(0.30, 0.44) * (2 - cast)).astype(np.float32),
-    )
-    exposure = rng.uniform(0.88, 1.1) * (0.66 / float(np.mean(skin))) ** 0.45
-    return Camera(
-        light=light,
-        gain=(exposure * (1 + 0.03 * rng.standard_normal(3))).astype(np.float32),
-        quality=int(rng.integers(84, 95)),
-        background=_draw_background(rng),
-        grain=rng.standard_normal((GRAIN, GRAIN, 3)).astype(np.float32),
-    )
+    def __init__(self, rng: np.random.Generator, skin: np.ndarray):
+        direction = np.array((rng.uniform(-0.65, 0.65), rng.uniform(-0.6, 0.05), rng.uniform(0.75, 1.0)))
+        warmth = rng.uniform(-0.06, 0.06)
+        cast = np.array((1 + warmth, 1.0, 1 - warmth))
+        key = rng.uniform(0.50, 0.78)
+        self.light = Light(
+            direction=(direction / np.linalg.norm(direction)).astype(np.float32),
+            key=(key * cast).astype(np.float32),
+            fill=(rng.uniform(0.30, 0.44) * (2 - cast)).astype(np.float32),
+        )
+        exposure = rng.uniform(0.88, 1.1) * (0.66 / float(np.mean(skin))) ** 0.45
+        self.gain = (exposure * (1 + 0.03 * rng.standard_normal(3))).astype(np.float32)  # (3,), with the colour cast
+        self.quality = int(rng.integers(84, 95))  # of the JPEG
+        self.background = _draw_background(rng)  # (3, SIDE, SIDE)
+        self.grain = rng.standard_normal((GRAIN, GRAIN, 3)).astype(np.float32)
 
 
 def _draw_background(rng: np.random.Generator) -> np.ndarray:
@@ -53,7 +39,7 @@ def _draw_background(rng: np.random.Generator) -> np.ndarray:
     x, y = axis()[None, :], axis()[:, None]
     base = rng.uniform(0.22, 0.75) + rng.uniform(-0.10, 0.10, 3)
     slope = rng.uniform(-0.0025, 0.0025, 2)
-    field = base[:, None, None] + slope[0] * x + slope[1] * y + 0.05 * smooth_noise(rng, SIDE, SIDE, 40, 40)
+    field = base[:, None, None] + slope[0] * x + slope[1] * y + 0.05 * smooth_noise(rng, 40, 40)
     for _ in range(rng.integers(2, 7)):
         radius = rng.uniform(6, 16)
         disc = edge((radius - np.hypot(x - rng.uniform(-70, 70), y - rng.uniform(-70, 40))) / 3)
@@ -62,11 +48,11 @@ def _draw_background(rng: np.random.Generator) -> np.ndarray:
     return np.clip(field, 0.03, 1).astype(np.float32)
 
 
-def take(picture: np.ndarray, camera: Camera, seen: Disturbed, k: int, rng: np.random.Generator) -> np.ndarray:
-    """Frame k of a video as the camera records it: uint8 (112, 112, 3)."""
+def take(picture: np.ndarray, camera: Camera, seen: Disturbed, k: int, rng: np.random.Generator) -> bytes:
+    """Frame k of a video as the camera records it: a JPEG file of 112 x 112 pixels."""
     exposed = picture * (255 * seen.gain[k] * camera.gain).astype(np.float32)[:, None, None]
     np.clip(exposed, 0, 255, out=exposed)
-    image = Image.fromarray(np.ascontiguousarray(exposed.astype(np.uint8).transpose(1, 2, 0)))
+    image = Image.fromarray(exposed.astype(np.uint8).transpose(1, 2, 0))
     scale = DENSITY / seen.zoom[k]
     c, s = scale * np.cos(seen.roll[k]), scale * np.sin(seen.roll[k])
     x, y = CROP / 2 + seen.shift[k]
@@ -77,9 +63,5 @@ def take(picture: np.ndarray, camera: Camera, seen: Disturbed, k: int, rng: np.r
         image = image.filter(ImageFilter.GaussianBlur(tuple(seen.blur[k].tolist())))
     top, left = rng.integers(GRAIN - CROP, size=2)
     grain = camera.grain[top : top + CROP, left : left + CROP] * np.float32(255 * seen.noise[k])
-    return np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8)
-
-
-def encode(frame: np.ndarray, camera: Camera, seen: Disturbed, k: int) -> bytes:
-    """JPEG data of frame k."""
+    frame = np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8)
     return simplejpeg.encode_jpeg(frame, quality=max(1, round(camera.quality * seen.quality[k])), colorspace="RGB")

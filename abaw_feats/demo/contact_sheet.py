@@ -9,13 +9,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from abaw_feats.demo.camera import CROP
 from abaw_feats.demo.canvas import DENSITY, EXTENT, SIDE
-from abaw_feats.demo.face_state import FaceState
 from abaw_feats.demo.faces import draw_face
+from abaw_feats.demo.identity import FaceState
 from abaw_feats.demo.nuisance import Nuisance
-from abaw_feats.demo.plan import VideoPlan
 from abaw_feats.demo.prototypes import au_probabilities
-from abaw_feats.demo.states import ACTIVE, SlowStates
-from abaw_feats.demo.video import Video, set_up
+from abaw_feats.demo.states import ACTIVE, Course
+from abaw_feats.demo.video import Video
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
 
 WIDTH, MARGIN = 1480, 28
@@ -33,45 +32,36 @@ ACTIONS = (
 PEOPLE = 3  # rows of the table of expressions
 STRIPS = 4  # videos shown frame by frame
 STRIP = 12  # frames of each
-Course = tuple[VideoPlan, SlowStates, Video]
 
 
-def draw_contact_sheet(
-    faces: Path, target: Path, plans: list[VideoPlan], states: list[SlowStates], nuisance: Nuisance, seed: int
-) -> None:
+def draw_contact_sheet(faces: Path, target: Path, courses: list[Course], nuisance: Nuisance, seed: int) -> None:
     """Draw the sheet from the written frames under `faces` and save it as a PNG file."""
-    courses = [
-        (plan, course, set_up(plan, course, nuisance, seed))
-        for plan, course in zip(plans, states, strict=True)
-        if plan.split != "test"
-    ]
-    sheet = _Sheet()
-    frames = sum(plan.rows for plan in plans)
-    sheet.title("Demo set", f"{len(plans)} generated videos, {frames} kept frames, seed {seed}")
+    videos = [Video(course, nuisance, seed) for course in courses if course.plan.split != "test"]
+    frames = sum(len(course.frames) for course in courses)
+    sheet = _Sheet(faces)
+    sheet.text(MARGIN, MARGIN, "Demo set", 30)
+    contents = f"{len(courses)} generated videos, {frames} kept frames, seed {seed}"
+    sheet.text(WIDTH - MARGIN, MARGIN + 14, contents, 15, FAINT, "ra")
     sheet.heading("Action units, each alone at full contraction, without disturbance")
-    _draw_units(sheet, courses)
+    _draw_units(sheet, videos)
     sheet.heading("Expressions: frames of the set, with valence, arousal and the active action units")
-    _draw_expressions(sheet, faces, courses)
+    _draw_expressions(sheet, videos)
     sheet.heading("Successive kept frames: the state is slow, every frame is disturbed in another way")
-    _draw_strips(sheet, faces, courses)
-    sheet.save(target)
+    _draw_strips(sheet, videos)
+    sheet.image.crop((0, 0, WIDTH, sheet.top + MARGIN)).save(target)
 
 
 class _Sheet:
-    """A page that grows downwards."""
+    """A page that grows downwards, from the title's lower edge; `faces`: the folder of the written frames."""
 
-    def __init__(self) -> None:
+    def __init__(self, faces: Path):
+        self.faces = faces
         self.image = Image.new("RGB", (WIDTH, 2600), PAPER)
         self.draw = ImageDraw.Draw(self.image)
-        self.top = MARGIN
+        self.top = MARGIN + 52
 
     def text(self, x: float, y: float, text: str, size: int = 12, colour=INK, anchor: str = "la") -> None:
         self.draw.text((x, y), text, colour, ImageFont.load_default(size), anchor)
-
-    def title(self, title: str, rest: str) -> None:
-        self.text(MARGIN, self.top, title, 30)
-        self.text(WIDTH - MARGIN, self.top + 14, rest, 15, FAINT, "ra")
-        self.top += 52
 
     def heading(self, text: str) -> None:
         self.draw.line((MARGIN, self.top, WIDTH - MARGIN, self.top), (214, 211, 204))
@@ -83,15 +73,16 @@ class _Sheet:
             picture = picture.resize((side, side), Image.Resampling.LANCZOS)
         self.image.paste(picture, (round(x), round(y)))
 
-    def save(self, target: Path) -> None:
-        self.image.crop((0, 0, WIDTH, self.top + MARGIN)).save(target)
+    def frame(self, course: Course, k: int, x: float, y: float, side: int) -> None:
+        with Image.open(self.faces / course.plan.name / f"{course.frames[k]:05d}.jpg") as picture:
+            self.paste(picture.convert("RGB"), x, y, side)
 
 
-def _draw_units(sheet: _Sheet, courses: list[Course]) -> None:
+def _draw_units(sheet: _Sheet, videos: list[Video]) -> None:
     """Two rows of faces: at rest, then one action unit each."""
     step = (WIDTH - 2 * MARGIN) / (len(ACTION_UNITS) + 1)
     side = round(step) - 8
-    for video in _plain_faces(courses):
+    for video in _plain_faces(videos):
         for k in range(-1, len(ACTION_UNITS)):
             au = np.zeros(len(ACTION_UNITS), np.float32)
             au[k] = float(k >= 0)
@@ -104,7 +95,7 @@ def _draw_units(sheet: _Sheet, courses: list[Course]) -> None:
     sheet.top += 46
 
 
-def _plain_faces(courses: list[Course]) -> list[Video]:
+def _plain_faces(videos: list[Video]) -> list[Video]:
     """The two people whose faces are easiest to see: no glasses, no beard, no fringe, light skin."""
 
     def hidden(video: Video) -> float:
@@ -112,7 +103,7 @@ def _plain_faces(courses: list[Course]) -> list[Video]:
         cover = (person.glasses is not None) + 2 * person.beard + (person.style in ("fringe", "curly"))
         return float(cover - np.mean(person.skin))
 
-    people = {plan.person: video for plan, _, video in courses}
+    people = {video.plan.person: video for video in videos}
     return sorted(people.values(), key=hidden)[:2]
 
 
@@ -120,10 +111,10 @@ def _develop(picture: np.ndarray) -> Image.Image:
     """The crop of a drawn picture (3, SIDE, SIDE), undisturbed."""
     pixels = (np.clip(picture, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
     border = (EXTENT - CROP / 2) * DENSITY
-    return Image.fromarray(np.ascontiguousarray(pixels)).crop((border, border, SIDE - border, SIDE - border))
+    return Image.fromarray(pixels).crop((border, border, SIDE - border, SIDE - border))
 
 
-def _draw_expressions(sheet: _Sheet, faces: Path, courses: list[Course]) -> None:
+def _draw_expressions(sheet: _Sheet, videos: list[Video]) -> None:
     """A column per expression, with its clearest frames of several people."""
     step = (WIDTH - 2 * MARGIN) / len(EXPRESSIONS)
     side = round(step) - 14
@@ -131,70 +122,62 @@ def _draw_expressions(sheet: _Sheet, faces: Path, courses: list[Course]) -> None
         x = MARGIN + k * step
         sheet.draw.rectangle((x, sheet.top, x + side, sheet.top + 4), COLOURS[k])
         sheet.text(x, sheet.top + 9, name, 15)
-        for row, (plan, states, best) in enumerate(_clearest(courses, k)[:PEOPLE]):
+        for row, (course, best) in enumerate(_clearest(videos, k)[:PEOPLE]):
             y = sheet.top + 32 + row * (side + 42)
-            sheet.paste(_open(faces, plan, states, best), x, y, side)
-            units = " ".join(unit[2:] for unit, on in zip(ACTION_UNITS, states.au[best] >= ACTIVE, strict=True) if on)
-            sheet.text(x, y + side + 3, f"V {states.valence[best]:+.2f}   A {states.arousal[best]:+.2f}", 12)
+            sheet.frame(course, best, x, y, side)
+            units = " ".join(unit[2:] for unit, on in zip(ACTION_UNITS, course.au[best] >= ACTIVE, strict=True) if on)
+            sheet.text(x, y + side + 3, f"V {course.valence[best]:+.2f}   A {course.arousal[best]:+.2f}", 12)
             sheet.text(x, y + side + 18, f"AU {units or 'none'}", 12, FAINT)
     sheet.top += 32 + PEOPLE * (side + 42) + 6
 
 
-def _clearest(courses: list[Course], expression: int) -> list[tuple[VideoPlan, SlowStates, int]]:
+def _clearest(videos: list[Video], expression: int) -> list[tuple[Course, int]]:
     """For each person with this expression the least disturbed, most typical frame; the best one first."""
     typical = au_probabilities()[expression]
-    best: dict[int, tuple[float, int, VideoPlan, SlowStates]] = {}
-    for plan, states, video in courses:
-        seen = video.seen
-        score = np.abs(seen.au - states.au).sum(1) + np.abs(states.au - typical).sum(1)
+    best: dict[int, tuple[float, Course, int]] = {}
+    for video in videos:
+        seen, course = video.seen, video.course
+        score = np.abs(seen.au - course.au).sum(1) + np.abs(course.au - typical).sum(1)
         score = score + 3 * (seen.occluded > 0) + 2 * seen.blink + np.abs(seen.turn).sum(1) / 8
         score = score + seen.blur.sum(1) + 9 * np.abs(np.log(seen.gain)).sum(1) + 9 * (seen.quality < 1)
-        score = np.where(states.expression == expression, score, np.inf)
+        score = np.where(course.expression == expression, score, np.inf)
         k = int(score.argmin())
-        if score[k] < best.get(plan.person, (np.inf,))[0]:
-            best[plan.person] = (float(score[k]), k, plan, states)
-    ordered = sorted(best.values(), key=lambda entry: entry[0])
-    return [(plan, states, k) for _, k, plan, states in ordered]
+        if score[k] < best.get(video.plan.person, (np.inf,))[0]:
+            best[video.plan.person] = (float(score[k]), course, k)
+    return [(course, k) for _, course, k in sorted(best.values(), key=lambda entry: entry[0])]
 
 
-def _draw_strips(sheet: _Sheet, faces: Path, courses: list[Course]) -> None:
+def _draw_strips(sheet: _Sheet, videos: list[Video]) -> None:
     """Successive frames of some videos, and below them the course of expression, valence and arousal."""
     step = (WIDTH - 2 * MARGIN) / STRIP
     side = min(CROP, round(step) - 4)
-    for place in np.linspace(1, len(courses) - 1, STRIPS).astype(int):
-        plan, states, _ = courses[place]
-        first = max(0, plan.rows // 2 - STRIP // 2)
-        count = min(STRIP, plan.rows - first)
-        sheet.text(MARGIN, sheet.top, f"{plan.name}   ({plan.split}, {plan.rows} kept frames)", 13)
+    for place in np.linspace(1, len(videos) - 1, STRIPS).astype(int):
+        course = videos[place].course
+        rows = len(course.frames)
+        first = max(0, rows // 2 - STRIP // 2)
+        count = min(STRIP, rows - first)
+        sheet.text(MARGIN, sheet.top, f"{course.plan.name}   ({course.plan.split}, {rows} kept frames)", 13)
         sheet.top += 20
-        for k in range(count):
-            x = MARGIN + k * step
-            sheet.paste(_open(faces, plan, states, first + k), x, sheet.top, side)
-            name = EXPRESSIONS[states.expression[first + k]]
-            sheet.text(x, sheet.top + side + 2, f"{states.frames[first + k]:05d}  {name}", 11, FAINT)
+        for k in range(first, first + count):
+            x = MARGIN + (k - first) * step
+            sheet.frame(course, k, x, sheet.top, side)
+            name = f"{course.frames[k]:05d}  {EXPRESSIONS[course.expression[k]]}"
+            sheet.text(x, sheet.top + side + 2, name, 11, FAINT)
         sheet.top += side + 22
-        _draw_course(sheet, states, first, count)
+        _draw_course(sheet, course, first, count)
         sheet.top += 84
 
 
-def _draw_course(sheet: _Sheet, states: SlowStates, first: int, count: int) -> None:
+def _draw_course(sheet: _Sheet, course: Course, first: int, count: int) -> None:
     """Expression, valence and arousal over all frames of a video; a box marks the frames shown above."""
     left, right, top, height = MARGIN + 62, WIDTH - MARGIN, sheet.top, 58
-    x = np.linspace(left, right, len(states.frames) + 1)
+    x = np.linspace(left, right, len(course.frames) + 1)
     middle, reach = top + 14 + (height - 14) / 2, (height - 14) / 2
-    for k, expression in enumerate(states.expression):
+    for k, expression in enumerate(course.expression):
         sheet.draw.rectangle((x[k], top, x[k + 1], top + 9), COLOURS[expression])
     sheet.draw.line((left, middle, right, middle), (214, 211, 204))
-    for course, colour, name, y in (
-        (states.valence, VALENCE, "valence", middle - 16),
-        (states.arousal, AROUSAL, "arousal", middle + 2),
-    ):
-        points = np.column_stack((x[:-1], middle - reach * course)).ravel().tolist()
+    for name, colour, y in (("valence", VALENCE, middle - 16), ("arousal", AROUSAL, middle + 2)):
+        points = np.column_stack((x[:-1], middle - reach * getattr(course, name))).ravel().tolist()
         sheet.draw.line(points, colour, 2, joint="curve")
         sheet.text(MARGIN, y, name, 12, colour)
     sheet.draw.rectangle((x[first], top - 3, x[first + count], top + height + 2), outline=INK)
-
-
-def _open(faces: Path, plan: VideoPlan, states: SlowStates, k: int) -> Image.Image:
-    with Image.open(faces / plan.name / f"{states.frames[k]:05d}.jpg") as picture:
-        return picture.convert("RGB")

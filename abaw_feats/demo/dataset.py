@@ -16,13 +16,13 @@ import numpy as np
 
 from abaw_feats.demo.contact_sheet import draw_contact_sheet
 from abaw_feats.demo.nuisance import Nuisance
-from abaw_feats.demo.plan import VideoPlan, missing_labels, plan_videos
-from abaw_feats.demo.states import SlowStates, play
+from abaw_feats.demo.plan import plan_videos
+from abaw_feats.demo.states import Course, play
 from abaw_feats.demo.video import render_video
 from abaw_seq.data.annotations import write_mtl_annotations
 from abaw_seq.errors import UserError
 from abaw_seq.files import remove_leftovers, whole_folder
-from abaw_seq.tasks import EXPRESSIONS
+from abaw_seq.tasks import EXPRESSIONS, SPLITS
 
 FACES = "cropped_aligned"
 FILES = {"train": "training_set_annotations.txt", "val": "validation_set_annotations.txt"}
@@ -78,53 +78,50 @@ def generate_demo(
     recipe = {"version": VERSION, "videos": count, "frames": total_frames, "seed": seed, "nuisance": asdict(nuisance)}
     if _finished(out, recipe):
         return _summary(out)
-    plans, states, missing = draw_plan(count, total_frames, seed)
+    courses = draw_courses(count, total_frames, seed)
     remove_leftovers(out)
     with whole_folder(out) as folder:
-        _render_all(folder, plans, states, nuisance, seed, advance, processes)
+        _render_all(folder, courses, nuisance, seed, advance, processes)
         (folder / "annotations").mkdir()
-        _write_labels(folder / "annotations", plans, states, missing, np.random.default_rng([seed, 3]))
-        draw_contact_sheet(folder / FACES, folder / CONTACT_SHEET, plans, states, nuisance, seed)
-        recipe["summary"] = _count(plans, states, missing)
+        _write_labels(folder / "annotations", courses, np.random.default_rng([seed, 3]))
+        draw_contact_sheet(folder / FACES, folder / CONTACT_SHEET, courses, nuisance, seed)
+        recipe["summary"] = _count(courses)
         (folder / RECIPE).write_text(json.dumps(recipe, indent=1) + "\n")
     return _summary(out)
 
 
-def draw_plan(count: int, total_frames: int, seed: int) -> tuple[list[VideoPlan], list[SlowStates], list[np.ndarray]]:
-    """All videos, the course of each, and for each a mask bool (frames, 3) of the missing labels."""
+def draw_courses(count: int, total_frames: int, seed: int) -> list[Course]:
+    """What happens in each video, in the order train, val, test."""
     rng = np.random.default_rng([seed, 0])
     val = max(1, round(count / 4))
     test = -(-count // 16)
     test_frames = max(8 * test, round(TEST_SHARE * total_frames))
     plans = plan_videos(rng, {"train": count - val, "val": val, "test": test}, total_frames, test_frames)
-    states: list[SlowStates] = []
-    missing: list[np.ndarray] = []
-    for split in ("train", "val", "test"):
-        played = play(rng, [plan for plan in plans if plan.split == split])
-        states += played
-        missing += missing_labels(rng, split, [course.expression for course in played])
-    return plans, states, missing
+    return [course for split in SPLITS for course in play(rng, [plan for plan in plans if plan.split == split])]
 
 
-# Pictures
-
-
-def _render_all(folder, plans, states, nuisance, seed, advance, processes) -> None:
-    jobs = [
-        (folder / FACES / plan.name, plan, course, nuisance, seed) for plan, course in zip(plans, states, strict=True)
-    ]
-    rows = sum(plan.rows for plan in plans)
+def _render_all(
+    folder: Path,
+    courses: list[Course],
+    nuisance: Nuisance,
+    seed: int,
+    advance: Advance | None,
+    processes: int | None,
+) -> None:
+    advance = advance or (lambda frames, note: None)
+    jobs = [(folder / FACES / course.plan.name, course, nuisance, seed) for course in courses]
+    rows = sum(len(course.frames) for course in courses)
     count = min(processes or len(os.sched_getaffinity(0)), len(jobs))
     if count == 1 or (processes is None and rows < POOL_FROM):
         for job in jobs:
-            _report(advance, render_video(*job), job[1])
+            advance(render_video(*job), note=job[0].name)
         return
-    jobs.sort(key=lambda job: -job[1].rows)  # long videos first, so that all processes end together
+    jobs.sort(key=lambda job: -len(job[1].frames))  # long videos first, so that all processes end together
     with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
-        running = {pool.submit(render_video, *job): job[1] for job in jobs}
+        running = {pool.submit(render_video, *job): job[0].name for job in jobs}
         try:
             for done in as_completed(running):
-                _report(advance, done.result(), running[done])
+                advance(done.result(), note=running[done])
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -141,50 +138,34 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _report(advance: Advance | None, written: int, plan: VideoPlan) -> None:
-    if advance is not None:
-        advance(written, note=plan.name)
-
-
-# Labels
-
-
-def _write_labels(folder: Path, plans, states, missing, rng: np.random.Generator) -> None:
+def _write_labels(folder: Path, courses: list[Course], rng: np.random.Generator) -> None:
+    images = {course: [f"{course.plan.name}/{frame:05d}.jpg" for frame in course.frames] for course in courses}
     for split, name in FILES.items():
-        rows: list[Any] = []
-        for plan, course, mask in zip(plans, states, missing, strict=True):
-            if plan.split == split:
-                rows += zip(_images(plan, course), course.labels(mask), strict=True)
+        rows = [
+            row
+            for course in courses
+            if course.plan.split == split
+            for row in zip(images[course], course.labels(), strict=True)
+        ]
         repeated = set(rng.choice(len(rows), max(2, round(REPEATED * len(rows))), replace=False).tolist())
         write_mtl_annotations(folder / name, (row for k, row in enumerate(rows) for _ in range(1 + (k in repeated))))
-    tested = [
-        image
-        for plan, course in zip(plans, states, strict=True)
-        if plan.split == "test"
-        for image in _images(plan, course)
-    ]
+    tested = [image for course in courses if course.plan.split == "test" for image in images[course]]
     lines = ["image,valence,arousal,expression,aus", *tested]
     (folder / TEST_LIST).write_text("\n".join(lines) + "\n")
 
 
-def _images(plan: VideoPlan, course: SlowStates) -> list[str]:
-    return [f"{plan.name}/{frame:05d}.jpg" for frame in course.frames]
-
-
-def _count(plans, states, missing) -> dict:
-    splits = {plan.split: 0 for plan in plans}
-    expressions = {split: dict.fromkeys(EXPRESSIONS, 0) for split in FILES}
-    for plan, course, mask in zip(plans, states, missing, strict=True):
-        splits[plan.split] += plan.rows
-        if plan.split in expressions:
-            counts = np.bincount(course.expression[~mask[:, 1]], minlength=len(EXPRESSIONS))
-            for name, count in zip(EXPRESSIONS, counts.tolist(), strict=True):
-                expressions[plan.split][name] += count
-    videos = {split: sum(plan.split == split for plan in plans) for split in splits}
-    return {"videos": videos, "frames": splits, "expressions": expressions}
-
-
-# The folder
+def _count(courses: list[Course]) -> dict[str, dict[str, Any]]:
+    """Videos, frames and frames labelled with each expression, by split."""
+    splits = {split: [course for course in courses if course.plan.split == split] for split in SPLITS}
+    labelled = {
+        split: np.concatenate([course.expression[~course.missing[:, 1]] for course in splits[split]]) for split in FILES
+    }
+    counts = {split: np.bincount(classes, minlength=len(EXPRESSIONS)).tolist() for split, classes in labelled.items()}
+    return {
+        "videos": {split: len(own) for split, own in splits.items()},
+        "frames": {split: sum(len(course.frames) for course in own) for split, own in splits.items()},
+        "expressions": {split: dict(zip(EXPRESSIONS, numbers, strict=True)) for split, numbers in counts.items()},
+    }
 
 
 def _finished(out: Path, recipe: dict) -> bool:

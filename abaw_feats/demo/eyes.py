@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from abaw_feats.demo.canvas import Canvas, bell, edge
-from abaw_feats.demo.face_state import FaceState
-from abaw_feats.demo.identity import Identity
+from abaw_feats.demo.identity import FaceState, Identity
 
 EYE_LEVEL = -5.0
 

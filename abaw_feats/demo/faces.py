@@ -6,42 +6,26 @@ brows, 6 and 7 cheeks and lids, 10 to 26 lips, folds and jaw.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from abaw_feats.demo.canvas import Canvas, axis
 from abaw_feats.demo.eyes import draw_brow, draw_eye, draw_glasses
-from abaw_feats.demo.face_state import FaceState
 from abaw_feats.demo.head import FACE_COLUMNS, FACE_ROWS, draw_backdrop, draw_hair_in_front, hair_colour, head_outline
-from abaw_feats.demo.identity import Identity, Light
-from abaw_feats.demo.mouth import draw_mouth, jaw_drop, mouth_shape
+from abaw_feats.demo.identity import FaceState, Identity, Light
+from abaw_feats.demo.mouth import MouthShape, draw_mouth
 from abaw_feats.demo.skin import SIDES, draw_nostrils, draw_wrinkles, shading, skin_colour
 
 
-@dataclass(frozen=True)
 class Scene:
-    """A person before a background; what does not change over a video is drawn already."""
+    """A person before a background, (3, SIDE, SIDE) in 0..1; what does not change over a video is drawn already."""
 
-    person: Identity
-    light: Light
-    backdrop: np.ndarray  # (3, SIDE, SIDE)
-    hair: np.ndarray  # (3, face rows, face columns)
-    skin_texture: np.ndarray  # (face rows, face columns)
-    hair_texture: np.ndarray  # (face rows, face columns)
-
-
-def set_scene(person: Identity, light: Light, background: np.ndarray) -> Scene:
-    """Draw what does not change over a video; `background` is (3, SIDE, SIDE) in 0..1."""
-    face = (FACE_ROWS, FACE_COLUMNS)
-    return Scene(
-        person=person,
-        light=light,
-        backdrop=draw_backdrop(person, light, background),
-        hair=np.ascontiguousarray(hair_colour(person, light)[:, *face]),
-        skin_texture=person.skin_texture[face],
-        hair_texture=person.hair_texture[face],
-    )
+    def __init__(self, person: Identity, light: Light, background: np.ndarray):
+        face = (FACE_ROWS, FACE_COLUMNS)
+        self.person, self.light = person, light
+        self.backdrop = draw_backdrop(person, light, background)  # (3, SIDE, SIDE)
+        self.hair = np.ascontiguousarray(hair_colour(person, light)[:, *face])
+        self.skin_texture = person.skin_texture[face]
+        self.hair_texture = person.hair_texture[face]
 
 
 def draw_face(scene: Scene, state: FaceState) -> np.ndarray:
@@ -49,20 +33,19 @@ def draw_face(scene: Scene, state: FaceState) -> np.ndarray:
     person, light = scene.person, scene.light
     picture = scene.backdrop.copy()
     x, y = axis()[FACE_COLUMNS], axis()[FACE_ROWS]
-    jaw = jaw_drop(state)
-    face = Canvas(np.empty(0), x, y, state.yaw, state.pitch)
+    face = Canvas(np.empty(0), x, y, *state.turn)
     face.rgb = skin_colour(face, person, state, scene.skin_texture, scene.hair_texture)
-    mouth = mouth_shape(person, state, jaw)
+    mouth = MouthShape(person, state)
     draw_wrinkles(face, person, state, mouth)
     for side in SIDES:
         draw_eye(face, person, state, side)
         draw_brow(face, person, state, side, scene.hair_texture)
     draw_nostrils(face, person, state)
     draw_mouth(face, person, state, mouth)
-    face.rgb *= shading(face, person, state, light, jaw)
+    face.rgb *= shading(face, person, state, light)
     if person.glasses is not None:
         draw_glasses(face, person)
-    head = Canvas(picture[:, FACE_ROWS, FACE_COLUMNS], x, y, state.yaw, state.pitch)
-    head.paint(head.whole(), head_outline(head, person, jaw), face.rgb)
+    head = Canvas(picture[:, FACE_ROWS, FACE_COLUMNS], x, y, *state.turn)
+    head.paint(head.whole(), head_outline(head, person, state), face.rgb)
     draw_hair_in_front(head, person, scene.hair)
     return picture

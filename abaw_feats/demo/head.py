@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from abaw_feats.demo.canvas import Canvas, Window, axis, bell, edge, pixels
-from abaw_feats.demo.identity import Identity, Light
+from abaw_feats.demo.identity import FaceState, Identity, Light
 
 WIDEST = -6.0  # height at which the head is widest
 HAIR_BULK = {"long": 8.5, "curly": 8.5}
 HAIR_ENDS = {"long": 80.0, "curly": 24.0, "fringe": 28.0, "bun": -6.0}
 
 
-def head_outline(canvas: Canvas, person: Identity, jaw: float) -> np.ndarray:
-    """Coverage of the head (height, width): an ellipse above, below it a jaw that is `jaw` pixels longer."""
+def head_outline(canvas: Canvas, person: Identity, state: FaceState) -> np.ndarray:
+    """Coverage of the head (height, width): an ellipse above, below it the jaw."""
     y = canvas.y - np.float32(0.4 * canvas.pitch)
     above = np.clip((WIDEST - y) / 54.0, 0, 1)
-    below = np.clip((y - WIDEST) / (person.chin + jaw - WIDEST), 0, 1)
+    below = np.clip((y - WIDEST) / (person.chin + state.jaw - WIDEST), 0, 1)
     width = person.face_width * np.where(y < WIDEST, np.sqrt(1 - above**2.4), (1 - below**person.jaw_square) ** 0.66)
     slope = np.gradient(width, canvas.y)
     inside = width[:, None] - np.abs(canvas.x[None, :] - np.float32(0.25 * canvas.yaw))

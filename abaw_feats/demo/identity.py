@@ -1,12 +1,14 @@
-"""Who is in a generated video: the face at rest, its colours and its hair."""
+"""The person in a generated video: the face at rest, its colours and hair, and what the face does in one frame."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from abaw_feats.demo.canvas import SIDE
+from abaw_seq.tasks import ACTION_UNITS
 
 SKINS = (
     (0.97, 0.84, 0.76), (0.94, 0.78, 0.66), (0.88, 0.70, 0.56), (0.80, 0.60, 0.45),
@@ -21,40 +23,57 @@ CLOTHES = ((0.20, 0.25, 0.36), (0.48, 0.16, 0.18), (0.22, 0.36, 0.30), (0.75, 0.
 STYLES = ("short", "side", "long", "fringe", "bun", "curly", "bald")
 
 
-@dataclass(frozen=True)
 class Identity:
-    """A person. Colours are RGB in 0..1, lengths are pixels of the crop; see `draw_identity` for their ranges."""
+    """A random person. Colours are RGB in 0..1, lengths are in pixels of the crop.
 
-    skin: np.ndarray
-    hair: np.ndarray
-    iris: np.ndarray
-    lips: np.ndarray
-    clothes: np.ndarray
-    style: str
-    hairline: float
-    face_width: float
-    jaw_square: float
-    chin: float
-    eye_spacing: float
-    eye_width: float
-    eye_open: float
-    eye_tilt: float
-    brow_height: float
-    brow_tilt: float
-    brow_thick: float
-    nose_width: float
-    nose_length: float
-    mouth_width: float
-    mouth_curve: float
-    lip_upper: float
-    lip_lower: float
-    beard: float
-    moustache: float
-    folds: float
-    freckles: float
-    glasses: np.ndarray | None
-    skin_texture: np.ndarray  # (SIDE, SIDE), around 1
-    hair_texture: np.ndarray  # (SIDE, SIDE), around 1
+    resting: how far a face at rest departs from the average face. A low brow, drooping mouth corners or narrow eyes at
+    rest look like an action unit in one frame.
+    """
+
+    def __init__(self, rng: np.random.Generator, resting: float = 1.0):
+        skin = np.array(SKINS[rng.integers(len(SKINS))]) * rng.uniform(0.95, 1.05)
+        dark = skin[0] < 0.7
+        hair = np.array(HAIRS[rng.integers(2 if dark else len(HAIRS))]) * rng.uniform(0.85, 1.15)
+        lips = skin * (0.92, 0.66, 0.66) + np.array((0.06, 0.0, 0.01)) * rng.uniform(0, 1.5)
+        style = STYLES[rng.choice(len(STYLES), p=(0.24, 0.16, 0.2, 0.14, 0.1, 0.1, 0.06))]
+        bearded = style in ("short", "bald", "curly") and rng.random() < 0.4
+        glasses = np.array((0.12, 0.11, 0.12)) + rng.uniform(0, 0.25) if rng.random() < 0.2 else None
+        offset = resting * rng.standard_normal(6).clip(-1.8, 1.8)
+        self.skin = skin.clip(0, 1).astype(np.float32)
+        self.hair = hair.astype(np.float32)
+        self.iris = np.array(IRISES[rng.integers(2 if dark else len(IRISES))], np.float32)
+        self.lips = lips.clip(0, 1).astype(np.float32)
+        self.clothes = np.array(CLOTHES[rng.integers(len(CLOTHES))], np.float32)
+        self.style = style
+        self.hairline = rng.uniform(-40, -35)
+        self.face_width = rng.uniform(39.5, 44)
+        self.jaw_square = rng.uniform(1.8, 2.6)
+        self.chin = rng.uniform(47.5, 51.5)
+        self.eye_spacing = rng.uniform(16.8, 18.8)
+        self.eye_width = rng.uniform(8.9, 10.2)
+        self.eye_open = 1.0 + 0.07 * offset[0]
+        self.eye_tilt = 0.6 + 0.5 * offset[1]
+        self.brow_height = 1.1 * offset[2]
+        self.brow_tilt = 0.8 * offset[3]
+        self.brow_thick = rng.uniform(3.0, 4.6)
+        self.nose_width = rng.uniform(5.2, 7.4)
+        self.nose_length = rng.uniform(12.0, 15.0)
+        self.mouth_width = 14.5 + 0.9 * offset[4]
+        self.mouth_curve = 0.9 * offset[5]
+        self.lip_upper = rng.uniform(2.8, 4.2)
+        self.lip_lower = rng.uniform(4.0, 5.6)
+        self.beard = rng.uniform(0.35, 0.8) if bearded else 0.0
+        self.moustache = rng.uniform(0.3, 0.7) if bearded and rng.random() < 0.6 else 0.0
+        self.folds = 0.15 * resting * rng.random()
+        self.freckles = rng.uniform(0.3, 1.0) if rng.random() < 0.25 and not dark else 0.0
+        self.glasses = None if glasses is None else glasses.astype(np.float32)
+        texture = 1 + 0.018 * smooth_noise(rng, 9, 9) + 0.012 * rng.standard_normal((SIDE, SIDE))
+        self.skin_texture = texture.astype(np.float32)  # (SIDE, SIDE), around 1
+        curly = style == "curly"
+        strands = smooth_noise(rng, 4 if curly else 40, 4 if curly else 1.6)
+        locks = smooth_noise(rng, 7 if curly else 60, 7)
+        texture = 1 + 0.16 * strands + 0.10 * locks
+        self.hair_texture = texture.clip(0.5, 1.6).astype(np.float32)  # (SIDE, SIDE), around 1
 
 
 @dataclass(frozen=True)
@@ -66,75 +85,43 @@ class Light:
     fill: np.ndarray  # (3,) colour of what comes from all sides
 
 
-def draw_identity(rng: np.random.Generator, resting: float = 1.0) -> Identity:
-    """A random person; `resting` scales how far the face at rest departs from the average face.
+@dataclass(frozen=True)
+class FaceState:
+    """Muscles, lids, mood and turn of the head."""
 
-    In a single frame, a low brow, drooping mouth corners or narrow eyes at rest look like an action unit.
-    """
-    skin = np.array(SKINS[rng.integers(len(SKINS))]) * rng.uniform(0.95, 1.05)
-    dark = skin[0] < 0.7
-    hair = np.array(HAIRS[rng.integers(2 if dark else len(HAIRS))]) * rng.uniform(0.85, 1.15)
-    lips = skin * (0.92, 0.66, 0.66) + np.array((0.06, 0.0, 0.01)) * rng.uniform(0, 1.5)
-    style = STYLES[rng.choice(len(STYLES), p=(0.24, 0.16, 0.2, 0.14, 0.1, 0.1, 0.06))]
-    bearded = style in ("short", "bald", "curly") and rng.random() < 0.4
-    glasses = np.array((0.12, 0.11, 0.12)) + rng.uniform(0, 0.25) if rng.random() < 0.2 else None
-    offset = resting * rng.standard_normal(6).clip(-1.8, 1.8)
-    return Identity(
-        skin=skin.clip(0, 1).astype(np.float32),
-        hair=hair.astype(np.float32),
-        iris=np.array(IRISES[rng.integers(2 if dark else len(IRISES))], np.float32),
-        lips=lips.clip(0, 1).astype(np.float32),
-        clothes=np.array(CLOTHES[rng.integers(len(CLOTHES))], np.float32),
-        style=style,
-        hairline=rng.uniform(-40, -35),
-        face_width=rng.uniform(39.5, 44),
-        jaw_square=rng.uniform(1.8, 2.6),
-        chin=rng.uniform(47.5, 51.5),
-        eye_spacing=rng.uniform(16.8, 18.8),
-        eye_width=rng.uniform(8.9, 10.2),
-        eye_open=1.0 + 0.07 * offset[0],
-        eye_tilt=0.6 + 0.5 * offset[1],
-        brow_height=1.1 * offset[2],
-        brow_tilt=0.8 * offset[3],
-        brow_thick=rng.uniform(3.0, 4.6),
-        nose_width=rng.uniform(5.2, 7.4),
-        nose_length=rng.uniform(12.0, 15.0),
-        mouth_width=14.5 + 0.9 * offset[4],
-        mouth_curve=0.9 * offset[5],
-        lip_upper=rng.uniform(2.8, 4.2),
-        lip_lower=rng.uniform(4.0, 5.6),
-        beard=rng.uniform(0.35, 0.8) if bearded else 0.0,
-        moustache=rng.uniform(0.3, 0.7) if bearded and rng.random() < 0.6 else 0.0,
-        folds=0.15 * resting * rng.random(),
-        freckles=rng.uniform(0.3, 1.0) if rng.random() < 0.25 and not dark else 0.0,
-        glasses=None if glasses is None else glasses.astype(np.float32),
-        skin_texture=_skin_texture(rng),
-        hair_texture=_hair_texture(rng, curls=style == "curly"),
-    )
+    au: Sequence[float] | np.ndarray = (0.0,) * len(ACTION_UNITS)
+    """Intensities of the action units (12,) in the official order: 0 at rest, 1 fully contracted."""
+    tilt: float = 0.0  # -1..1: the right (positive) or the left half of the picture contracts more
+    blink: float = 0.0  # 0 open .. 1 shut
+    widen: float = 0.0  # eyes opened wider (positive) or half closed (negative)
+    corners: float = 0.0  # lip corners up (positive) or down, in pixels, from mood and not from an action unit
+    flush: float = 0.0  # redness of the skin, 0..1
+    gaze: tuple[float, float] = (0.0, 0.0)  # of the iris, in pixels
+    turn: tuple[float, float] = (0.0, 0.0)  # yaw and pitch: shift of the nose to the right and down, in pixels
+
+    @property
+    def jaw(self) -> float:
+        """Pixels by which the chin sinks."""
+        return 8.5 * self["AU26"]
+
+    def __getitem__(self, unit: str) -> float:
+        """Intensity of an action unit by its name."""
+        return float(self.au[ACTION_UNITS.index(unit)])
+
+    def side(self, unit: str, side: int) -> float:
+        """Intensity of an action unit on the left (-1) or the right (+1) half of the picture."""
+        return self[unit] * (1 + side * self.tilt)
 
 
-def smooth_noise(rng: np.random.Generator, height: int, width: int, cell_y: float, cell_x: float) -> np.ndarray:
-    """Noise of unit variance (height, width), smooth between the corners of cells of the given size."""
-    rows, columns = int(height / cell_y) + 3, int(width / cell_x) + 3
-    grid = rng.standard_normal((rows, columns))
-    return _stretch(_stretch(grid, height, cell_y).T, width, cell_x).T.astype(np.float32)
+def smooth_noise(rng: np.random.Generator, cell_y: float, cell_x: float) -> np.ndarray:
+    """Noise of unit variance (SIDE, SIDE), smooth between the corners of cells of the given size."""
+    grid = rng.standard_normal((int(SIDE / cell_y) + 3, int(SIDE / cell_x) + 3))
+    return _stretch(_stretch(grid, cell_y).T, cell_x).T.astype(np.float32)
 
 
-def _stretch(grid: np.ndarray, length: int, cell: float) -> np.ndarray:
-    at = np.arange(length) / cell
+def _stretch(grid: np.ndarray, cell: float) -> np.ndarray:
+    at = np.arange(SIDE) / cell
     low = at.astype(int)
     part = (at - low)[:, None]
     part = part * part * (3 - 2 * part)
     return grid[low] * (1 - part) + grid[low + 1] * part
-
-
-def _skin_texture(rng: np.random.Generator) -> np.ndarray:
-    blotches = 0.018 * smooth_noise(rng, SIDE, SIDE, 9, 9)
-    pores = 0.012 * rng.standard_normal((SIDE, SIDE))
-    return (1 + blotches + pores).astype(np.float32)
-
-
-def _hair_texture(rng: np.random.Generator, curls: bool) -> np.ndarray:
-    strands = smooth_noise(rng, SIDE, SIDE, 4 if curls else 40, 4 if curls else 1.6)
-    locks = smooth_noise(rng, SIDE, SIDE, 7 if curls else 60, 7)
-    return (1 + 0.16 * strands + 0.10 * locks).clip(0.5, 1.6).astype(np.float32)

@@ -2,56 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from abaw_feats.demo.canvas import Canvas, bell, edge
-from abaw_feats.demo.face_state import FaceState
-from abaw_feats.demo.identity import Identity
+from abaw_feats.demo.identity import FaceState, Identity
 
 MOUTH_LEVEL = 30.0
 
 
-@dataclass(frozen=True)
 class MouthShape:
-    """Sizes of a mouth, in pixels."""
+    """The mouth at rest as action units 10 to 26 change it; lengths are in pixels of the crop."""
 
-    half: float  # half its width
-    level: float  # position of its middle
-    lift: tuple[float, float]  # of the left and the right corner
-    gap_up: float  # from the middle up to the upper lip
-    gap_low: float  # from the middle down to the lower lip
-    upper: float  # thickness of the upper lip
-    lower: float  # thickness of the lower lip
+    def __init__(self, person: Identity, state: FaceState):
+        au10, au12, au23, au24 = (np.clip(state[name], 0, 1.2) for name in ("AU10", "AU12", "AU23", "AU24"))
+        thin = (1 - 0.50 * au23) * (1 - 0.72 * au24)
+        self.half = person.mouth_width + 4.0 * au12 - 4.2 * au23 - 0.8 * state["AU26"] + 0.8 * au24  # of the width
+        self.level = MOUTH_LEVEL + 0.25 * state.jaw
+        self.lift = tuple(  # of the left and the right corner above the level
+            person.mouth_curve + state.corners + 6.0 * state.side("AU12", side) - 5.5 * state.side("AU15", side)
+            for side in (-1, 1)
+        )
+        self.gap_up = 1.1 * state["AU25"] + 3.4 * au10  # between the level and the lips
+        self.gap_low = 3.5 * state["AU25"] * (1 - 0.4 * au24) + 7.5 * state["AU26"]
+        self.upper = person.lip_upper * thin * (1 - 0.15 * au12)  # thickness of the lips
+        self.lower = person.lip_lower * thin * (1 - 0.12 * au12)
 
     def corner(self, side: int) -> tuple[float, float]:
         """Position of the left (-1) or right (+1) lip corner."""
         return side * self.half, self.level - self.lift[(side + 1) // 2]
-
-
-def jaw_drop(state: FaceState) -> float:
-    """Pixels by which the chin sinks."""
-    return 8.5 * state["AU26"]
-
-
-def mouth_shape(person: Identity, state: FaceState, jaw: float) -> MouthShape:
-    """The mouth at rest, changed by action units 10 to 26."""
-    au10, au12, au23, au24 = (np.clip(state[name], 0, 1.2) for name in ("AU10", "AU12", "AU23", "AU24"))
-    left, right = (
-        person.mouth_curve + state.corners + 6.0 * state.side("AU12", side) - 5.5 * state.side("AU15", side)
-        for side in (-1, 1)
-    )
-    thin = (1 - 0.50 * au23) * (1 - 0.72 * au24)
-    return MouthShape(
-        half=person.mouth_width + 4.0 * au12 - 4.2 * au23 - 0.8 * state["AU26"] + 0.8 * au24,
-        level=MOUTH_LEVEL + 0.25 * jaw,
-        lift=(left, right),
-        gap_up=1.1 * state["AU25"] + 3.4 * au10,
-        gap_low=3.5 * state["AU25"] * (1 - 0.4 * au24) + 7.5 * state["AU26"],
-        upper=person.lip_upper * thin * (1 - 0.15 * au12),
-        lower=person.lip_lower * thin * (1 - 0.12 * au12),
-    )
 
 
 def draw_mouth(canvas: Canvas, person: Identity, state: FaceState, shape: MouthShape) -> None:
@@ -71,7 +49,7 @@ def draw_mouth(canvas: Canvas, person: Identity, state: FaceState, shape: MouthS
     bow = 1 - 0.22 * bell(area.x, 0, 2.2) * (1 - min(au24, 1.0)) - 0.1 * np.abs(t)
     outer_up = inner_up - shape.upper * arch**0.6 * bow
     outer_low = inner_low + shape.lower * arch**0.55
-    _draw_cavity(canvas, person, area, inner_up, inner_low, inside, half, state)
+    _draw_cavity(canvas, area, inner_up, inner_low, inside, half, state)
     pale = 1 - 0.35 * np.clip(au23 + au24, 0, 1)
     colour = person.lips * pale + person.skin * (1 - pale) * 0.92
     upper = edge(area.y - outer_up) * edge(inner_up - area.y) * inside
@@ -88,7 +66,7 @@ def draw_mouth(canvas: Canvas, person: Identity, state: FaceState, shape: MouthS
     _draw_tension(canvas, area, shape, au23, au24, outer_up, outer_low)
 
 
-def _draw_cavity(canvas, person, area, inner_up, inner_low, inside, half, state) -> None:
+def _draw_cavity(canvas, area, inner_up, inner_low, inside, half, state) -> None:
     """Teeth, tongue and the dark between the lips."""
     gap = edge(area.y - inner_up) * edge(inner_low - area.y) * inside
     if gap.max() < 0.05:

@@ -7,12 +7,13 @@ other ways.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
+from abaw_feats.demo.identity import FaceState
 from abaw_feats.demo.prototypes import au_probabilities
-from abaw_feats.demo.states import SlowStates
+from abaw_feats.demo.states import Course, autoregressive
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
 
 
@@ -43,125 +44,90 @@ class Nuisance:
     mood: float = 1.0  # how far mouth and eyes hint at valence and arousal beyond the action units
 
 
-@dataclass(frozen=True)
 class Disturbed:
-    """What the N frames of one video show once the disturbances are added."""
+    """What the N frames of one video show once fast disturbances are added to its slow states.
 
-    au: np.ndarray  # (N, 12) apparent intensities
-    tilt: np.ndarray  # (N,)
-    blink: np.ndarray  # (N,) 0..1
-    widen: np.ndarray  # (N,)
-    corners: np.ndarray  # (N,) pixels
-    flush: np.ndarray  # (N,) 0..1
-    gaze: np.ndarray  # (N, 2) pixels
-    turn: np.ndarray  # (N, 2) pixels: yaw, pitch
-    shift: np.ndarray  # (N, 2) pixels
-    roll: np.ndarray  # (N,) radians
-    zoom: np.ndarray  # (N,) around 1
-    gain: np.ndarray  # (N, 3) around 1
-    blur: np.ndarray  # (N, 2) radius across and down, pixels
-    noise: np.ndarray  # (N,) brightness
-    quality: np.ndarray  # (N,) of the JPEG, relative to the camera's
-    occluded: np.ndarray  # int (N,): 0 if the whole face is visible, else the number of the occlusion
+    Of the face: au (N, 12), tilt, blink, widen, corners and flush (N,), gaze and turn (N, 2), as in `FaceState`. Of the
+    picture: shift (N, 2) in pixels; roll (N,) in radians; zoom (N,) and gain (N, 3) around 1; blur (N, 2), the radius
+    across and down in pixels; noise (N,) of brightness; quality (N,) of the JPEG, relative to the camera's; occluded
+    int (N,), 0 if the whole face is visible, else the number of the occlusion.
+    """
 
+    def __init__(self, rng: np.random.Generator, course: Course, nuisance: Nuisance):
+        fast = _Fast(rng, course.frames / course.plan.fps, nuisance.memory)
+        count = len(course.frames)
+        tired = fast.events(nuisance.blink, 0.1) > 0
+        lively = (0.5 + course.arousal.clip(0, 1))[:, None]
+        held = _held(fast, nuisance.lapse)
+        hint, jitter = nuisance.mood * held, nuisance.jitter
+        self.au = _apparent_units(course, fast, held, nuisance)
+        self.tilt = np.clip(course.tilt + 0.10 * fast.noise(), -1, 1)
+        self.blink = np.where(tired, rng.uniform(0.5, 1.0, count), 0.0)
+        self.widen = hint * 1.6 * (course.arousal - 0.45) + 2 * jitter * fast.noise()
+        self.corners = hint * 4.0 * course.mood + 4 * jitter * fast.noise()
+        self.flush = np.clip(0.2 + hint * 0.6 * (course.arousal - 0.3) + 2 * jitter * fast.noise(), 0, 1)
+        self.gaze = np.clip(1.3 * fast.noise(2), -2.4, 2.4)
+        self.turn = np.clip(nuisance.turn * (0.5 * rng.standard_normal(2) + 0.8 * lively * fast.noise(2)), -9, 9)
+        self.shift = np.clip(nuisance.shift * fast.noise(2), -5, 5)
+        self.roll = np.deg2rad(np.clip(nuisance.roll * fast.noise(), -9, 9))
+        self.zoom = np.exp(np.clip(nuisance.zoom * fast.noise(), -0.06, 0.12))
+        self.occluded = fast.events(nuisance.occlusion, 0.25)
 
-def disturb(rng: np.random.Generator, states: SlowStates, fps: float, nuisance: Nuisance) -> Disturbed:
-    """Add fast disturbances to the slow states of a video."""
-    seconds = states.frames / fps
-    fast = _Fast(rng, seconds, nuisance.memory)
-    count = len(seconds)
-    tired = fast.events(nuisance.blink, 0.1) > 0
-    lively = (0.5 + states.arousal.clip(0, 1))[:, None]
-    held = _held(fast, nuisance.lapse)
-    return Disturbed(
-        au=_apparent_units(rng, states, fast, held, nuisance),
-        tilt=np.clip(states.tilt + 0.10 * fast.noise(), -1, 1),
-        blink=np.where(tired, rng.uniform(0.5, 1.0, count), 0.0),
-        widen=nuisance.mood * held * 1.6 * (states.arousal - 0.45) + 2 * nuisance.jitter * fast.noise(),
-        corners=nuisance.mood * held * 4.0 * states.mood + 4 * nuisance.jitter * fast.noise(),
-        flush=np.clip(
-            0.2 + nuisance.mood * held * 0.6 * (states.arousal - 0.3) + 2 * nuisance.jitter * fast.noise(), 0, 1
-        ),
-        gaze=np.clip(1.3 * fast.noise(2), -2.4, 2.4),
-        turn=np.clip(nuisance.turn * (0.5 * rng.standard_normal(2) + 0.8 * lively * fast.noise(2)), -9, 9),
-        shift=np.clip(nuisance.shift * fast.noise(2), -5, 5),
-        roll=np.deg2rad(np.clip(nuisance.roll * fast.noise(), -9, 9)),
-        zoom=np.exp(np.clip(nuisance.zoom * fast.noise(), -0.06, 0.12)),
-        occluded=fast.events(nuisance.occlusion, 0.25),
-        **_picture_quality(rng, fast, nuisance),
-    )
+        # Exposure, blur, noise and compression: small changes everywhere, and events that spoil frames.
+        events = fast.events(nuisance.spoiled, 0.1)
+        total = events.max() + 1
+        kind = np.where(events > 0, rng.integers(5, size=total)[events], -1)
+        dark, glare, defocus, motion, glitch = (kind == k for k in range(5))
+        level, tint = rng.random(total)[events], rng.standard_normal((total, 3))[events]
+        gain = np.exp(nuisance.flicker * fast.noise()).clip(0.6, 1.5)
+        gain = np.select([dark, glare], [0.02 + 0.04 * level, 6.0 + 4.0 * level], gain)
+        blur = np.where(defocus, 8.0 + 4.0 * level, 0.0)[:, None] * np.ones(2)
+        upright = (rng.random(total)[events] < 0.4)[:, None] == np.array((False, True))
+        self.blur = np.where(motion[:, None], np.where(upright, 14.0 + 5.0 * level[:, None], 2.0), blur)
+        self.gain = gain[:, None] * np.exp(np.where(events > 0, 0.16, 0.03)[:, None] * tint)
+        self.noise = np.where(dark, 0.05, nuisance.noise) * rng.uniform(0.6, 1.2, count)
+        self.quality = np.where(glitch, 0.01 + 0.01 * level, 1.0)
 
-
-def _picture_quality(rng: np.random.Generator, fast: _Fast, nuisance: Nuisance) -> dict[str, np.ndarray]:
-    """Exposure, blur, noise and compression: small changes everywhere, and events that spoil frames."""
-    events = fast.events(nuisance.spoiled, 0.1)
-    count, total = len(events), events.max() + 1
-    kind = np.where(events > 0, rng.integers(5, size=total)[events], -1)
-    dark, glare, defocus, motion, glitch = (kind == k for k in range(5))
-    level, tint = rng.random(total)[events], rng.standard_normal((total, 3))[events]
-    gain = np.exp(nuisance.flicker * fast.noise()).clip(0.6, 1.5)
-    gain = np.where(dark, 0.02 + 0.04 * level, gain)
-    gain = np.where(glare, 6.0 + 4.0 * level, gain)
-    blur = np.where(defocus, 8.0 + 4.0 * level, 0.0)[:, None] * np.ones(2)
-    upright = (rng.random(total)[events] < 0.4)[:, None] == np.array((False, True))
-    blur = np.where(motion[:, None], np.where(upright, 14.0 + 5.0 * level[:, None], 2.0), blur)
-    return {
-        "gain": gain[:, None] * np.exp(np.where(events > 0, 0.16, 0.03)[:, None] * tint),
-        "blur": blur,
-        "noise": np.where(dark, 0.05, nuisance.noise) * rng.uniform(0.6, 1.2, count),
-        "quality": np.where(glitch, 0.01 + 0.01 * level, 1.0),
-    }
+    def face(self, k: int) -> FaceState:
+        """What the face does in frame k."""
+        return FaceState(**{field.name: getattr(self, field.name)[k].tolist() for field in fields(FaceState)})
 
 
 def _held(fast: _Fast, share: float, *width: int) -> np.ndarray:
     """Factor of an intensity, 0..1.2: about 1, but near 0 in `share` of the frames."""
     rng, shape = fast.rng, (len(fast.keep), *width)
-    relaxed = _phi(fast.noise(*width)) < share
-    return np.where(relaxed, rng.uniform(0.0, 0.25, shape), rng.uniform(0.85, 1.15, shape))
+    normal = 1 / (1 + np.exp(-1.702 * fast.noise(*width)))  # the normal distribution function, to within 0.01
+    return np.where(normal < share, rng.uniform(0.0, 0.25, shape), rng.uniform(0.85, 1.15, shape))
 
 
-def _apparent_units(rng, states: SlowStates, fast: _Fast, held: np.ndarray, nuisance: Nuisance) -> np.ndarray:
+def _apparent_units(course: Course, fast: _Fast, held: np.ndarray, nuisance: Nuisance) -> np.ndarray:
     """The intensities that the frames show (N, 12), in 0..1.25."""
-    count = len(states.frames)
-    au = states.au * held[:, None] * _held(fast, nuisance.drop, len(ACTION_UNITS))
+    rng, count = fast.rng, len(course.frames)
+    au = course.au * held[:, None] * _held(fast, nuisance.drop, len(ACTION_UNITS))
     events = fast.events(nuisance.grimace, 0.12)
     other = rng.integers(len(EXPRESSIONS), size=events.max() + 1)[events]
     grimace = (rng.random((count, len(ACTION_UNITS))) < au_probabilities()[other]) * rng.uniform(0.6, 1.0, (count, 1))
     weight = np.where(events > 0, rng.uniform(0.5, 0.95, count), 0.0)[:, None]
     au = (1 - weight) * au + weight * grimace
     au = au + nuisance.jitter * fast.noise(len(ACTION_UNITS))
-    speaking = nuisance.talk * _speaking(rng, count)
+    turns = 1 + np.cumsum(rng.random(count) < 1 / 30)
+    speaking = nuisance.talk * ((turns + rng.integers(2)) % 2)  # 0 in the frames in which the person is silent
     for name, strength in (("AU25", 1.0), ("AU26", 0.8), ("AU10", 0.5), ("AU12", 0.4), ("AU23", 0.4), ("AU24", 0.3)):
         au[:, ACTION_UNITS.index(name)] += strength * speaking * fast.noise()
     return np.clip(au, 0, 1.25).astype(np.float32)
-
-
-def _speaking(rng: np.random.Generator, count: int) -> np.ndarray:
-    """1 in the frames in which the person speaks, 0 elsewhere (N,)."""
-    turns = 1 + np.cumsum(rng.random(count) < 1 / 30)
-    return (turns + rng.integers(2)) % 2
-
-
-def _phi(z: np.ndarray) -> np.ndarray:
-    """The normal distribution function, approximated by a logistic curve to within 0.01."""
-    return 1 / (1 + np.exp(-1.702 * z))
 
 
 class _Fast:
     """Draws random courses that are correlated over `memory` seconds."""
 
     def __init__(self, rng: np.random.Generator, seconds: np.ndarray, memory: float):
-        self.rng, self.seconds = rng, seconds
-        steps = np.diff(seconds, prepend=seconds[0] - 1e3)
-        self.keep = np.exp(-steps / memory)
+        self.rng = rng
+        self.steps = np.diff(seconds, prepend=seconds[0] - 1e3)
+        self.keep = np.exp(-self.steps / memory)
 
     def noise(self, *width: int) -> np.ndarray:
         """Noise of unit variance (N,) or (N, width)."""
-        course = self.rng.standard_normal((len(self.keep), *width))
-        fresh = np.sqrt(1 - self.keep**2)
-        for k in range(1, len(course)):
-            course[k] = self.keep[k] * course[k - 1] + fresh[k] * course[k]
-        return course
+        return autoregressive(self.rng, self.keep, *width)
 
     def events(self, share: float, length: float) -> np.ndarray:
         """Number of the event that each frame belongs to (N,), 0 for none; `share` of the frames belong to one.
@@ -169,7 +135,7 @@ class _Fast:
         Events last `length` seconds on average, so that most end before the next frame of the release.
         """
         number = np.zeros(len(self.keep), int)
-        held = np.exp(-np.diff(self.seconds, prepend=self.seconds[0] - 1e3) / length)
+        held = np.exp(-self.steps / length)
         draws, count = self.rng.random((len(number), 2)), 0
         for k in range(len(number)):
             if k and draws[k, 0] < held[k]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from abaw_feats.demo.canvas import Canvas, bell, edge
-from abaw_feats.demo.face_state import FaceState
-from abaw_feats.demo.identity import Identity, Light
+from abaw_feats.demo.identity import FaceState, Identity, Light
 from abaw_feats.demo.mouth import MouthShape
 
 SIDES = (-1, 1)
@@ -33,12 +32,12 @@ def skin_colour(canvas: Canvas, person: Identity, state: FaceState, texture: np.
     return rgb
 
 
-def shading(canvas: Canvas, person: Identity, state: FaceState, light: Light, jaw: float) -> np.ndarray:
+def shading(canvas: Canvas, person: Identity, state: FaceState, light: Light) -> np.ndarray:
     """Light on the face (3, height, width), from the slopes of a sum of Gaussian bumps on a rounded head.
 
     Gaussian bumps are separable, so that the slopes of all together are two small matrix products.
     """
-    table = np.array(_bumps(person, state, jaw), np.float32)
+    table = np.array(_bumps(person, state), np.float32)
     height, x, y, wide, tall = (table[:, k, None] for k in range(5))
     dx, dy = (canvas.u[None, :] - x) / wide, (canvas.v[None, :] - y) / tall
     across, down = np.exp(-0.5 * dx * dx), height * np.exp(-0.5 * dy * dy)
@@ -59,9 +58,9 @@ def shading(canvas: Canvas, person: Identity, state: FaceState, light: Light, ja
     return lit
 
 
-def _bumps(person: Identity, state: FaceState, jaw: float) -> list[tuple[float, ...]]:
+def _bumps(person: Identity, state: FaceState) -> list[tuple[float, ...]]:
     """The bumps of a face in this state: (height, x, y, extent across, extent down) of each."""
-    raised, smile, pressed = state["AU6"], state["AU12"], state["AU24"]
+    raised, smile, pressed, jaw = state["AU6"], state["AU12"], state["AU24"], state.jaw
     nose = person.nose_length - 0.8 * state["AU10"]
     wing = person.nose_width
     bumps: list[tuple[float, ...]] = [

@@ -5,11 +5,9 @@ The labels describe these states. A state lasts for many frames and passes gradu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from abaw_feats.demo.plan import VideoPlan
+from abaw_feats.demo.plan import VideoPlan, missing_labels
 from abaw_feats.demo.prototypes import choose_units, column
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS
 
@@ -26,55 +24,51 @@ GAP_LEVELS = (0.0, 0.096, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99, 0.9985, 1.0)
 GAP_FRAMES = (1, 1, 2, 4, 8, 17, 29, 79, 220, 543)
 
 
-@dataclass(frozen=True)
-class SlowStates:
-    """The course of one video over its N frames in the release."""
+class Course:
+    """What the face shows in the N frames of one video, and which of their labels are missing.
 
-    frames: np.ndarray  # int32 (N,), rising, from 1
-    expression: np.ndarray  # int (N,)
-    au: np.ndarray  # float32 (N, 12), intensities
-    valence: np.ndarray  # float32 (N,)
-    arousal: np.ndarray  # float32 (N,)
-    mood: np.ndarray  # float32 (N,): valence beyond what the expression implies
-    tilt: np.ndarray  # float32 (N,): -1..1, how one-sided the face is
+    frames: int32 (N,), rising, from 1; expression: int (N,); au: float32 (N, 12), intensities; valence, arousal:
+    float32 (N,); mood: float32 (N,), valence beyond what the expression implies; tilt: float32 (N,), -1..1, how
+    one-sided the face is; missing: bool (N, 3) for valence and arousal, expression, action units.
+    """
 
-    def labels(self, missing: np.ndarray) -> np.ndarray:
-        """Labels float32 (N, 15) in the order of LABEL_COLUMNS.
+    def __init__(self, rng: np.random.Generator, plan: VideoPlan, run: tuple[np.ndarray, np.ndarray], levels: list):
+        self.plan = plan
+        self.expression, part = run
+        au, valence, arousal, mood, tilt = (_fade(level[part]) for level in levels)
+        wander = 0.05 * autoregressive(rng, np.full(len(part), 0.97))
+        self.frames = _frame_numbers(rng, len(part))
+        self.au = au.astype(np.float32)
+        self.valence = np.clip(valence + wander, -1, 1).round(3).astype(np.float32)
+        self.arousal = np.clip(arousal + 0.8 * wander[::-1], -1, 1).round(3).astype(np.float32)
+        self.mood = mood.astype(np.float32)
+        self.tilt = tilt.astype(np.float32)
+        self.missing = np.zeros((len(part), 3), bool)
 
-        They are NaN where `missing`, bool (N, 3), says so for valence and arousal, expression or action units.
-        """
+    def labels(self) -> np.ndarray:
+        """Labels float32 (N, 15) in the order of LABEL_COLUMNS, NaN where they are missing."""
         labels = np.empty((len(self.frames), len(LABEL_COLUMNS)), np.float32)
         labels[:, 0], labels[:, 1], labels[:, 2] = self.valence, self.arousal, self.expression
         labels[:, 3:] = self.au >= ACTIVE
-        labels[np.repeat(missing, (2, 1, len(ACTION_UNITS)), axis=1)] = np.nan
+        labels[np.repeat(self.missing, (2, 1, len(ACTION_UNITS)), axis=1)] = np.nan
         return labels
 
 
-def play(rng: np.random.Generator, plans: list[VideoPlan]) -> list[SlowStates]:
-    """Draw the course of all videos of a split."""
+def play(rng: np.random.Generator, plans: list[VideoPlan]) -> list[Course]:
+    """Draw the courses of all videos of a split."""
     runs = [_runs(rng, plan) for plan in plans]
     kinds = [expression[np.unique(part, return_index=True)[1]] for expression, part in runs]
     lengths = [np.bincount(part) for _, part in runs]
     active = choose_units(rng, np.concatenate(kinds), np.concatenate(lengths))
-    bounds = np.cumsum([len(kind) for kind in kinds])[:-1]
-    return [
-        _play_video(rng, expression, part, kind, active_here)
-        for (expression, part), kind, active_here in zip(runs, kinds, np.split(active, bounds), strict=True)
+    active = np.split(active, np.cumsum([len(kind) for kind in kinds])[:-1])
+    courses = [
+        Course(rng, plan, run, _levels(rng, kind, units))
+        for plan, run, kind, units in zip(plans, runs, kinds, active, strict=True)
     ]
-
-
-def _play_video(rng, expression, part, kind, active) -> SlowStates:
-    au, valence, arousal, mood, tilt = (level[part] for level in _levels(rng, kind, active))
-    wander = 0.05 * _wander(rng, len(part), 0.97)
-    return SlowStates(
-        frames=_frame_numbers(rng, len(part)),
-        expression=expression,
-        au=_fade(au).astype(np.float32),
-        valence=np.clip(_fade(valence) + wander, -1, 1).round(3).astype(np.float32),
-        arousal=np.clip(_fade(arousal) + 0.8 * wander[::-1], -1, 1).round(3).astype(np.float32),
-        mood=_fade(mood).astype(np.float32),
-        tilt=_fade(tilt).astype(np.float32),
-    )
+    masks = missing_labels(rng, plans[0].split, [course.expression for course in courses])
+    for course, mask in zip(courses, masks, strict=True):
+        course.missing = mask
+    return courses
 
 
 def _runs(rng: np.random.Generator, plan: VideoPlan) -> tuple[np.ndarray, np.ndarray]:
@@ -120,11 +114,12 @@ def _fade(course: np.ndarray) -> np.ndarray:
     return sum(weight * padded[k : k + len(course)] for k, weight in enumerate(FADE))
 
 
-def _wander(rng: np.random.Generator, length: int, memory: float) -> np.ndarray:
-    """An autoregressive course of unit variance with the given correlation between neighbours."""
-    course = rng.standard_normal(length)
-    for k in range(1, length):
-        course[k] = memory * course[k - 1] + np.sqrt(1 - memory**2) * course[k]
+def autoregressive(rng: np.random.Generator, keep: np.ndarray, *width: int) -> np.ndarray:
+    """Noise of unit variance (N,) or (N, width), of which each frame keeps the share `keep` (N,) of the one before."""
+    course = rng.standard_normal((len(keep), *width))
+    fresh = np.sqrt(1 - keep**2)
+    for k in range(1, len(course)):
+        course[k] = keep[k] * course[k - 1] + fresh[k] * course[k]
     return course
 
 

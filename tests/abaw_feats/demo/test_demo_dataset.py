@@ -7,7 +7,7 @@ import simplejpeg
 from PIL import Image
 
 from abaw_feats.demo import generate_demo
-from abaw_feats.demo.dataset import draw_plan
+from abaw_feats.demo.dataset import draw_courses
 from abaw_seq.data.annotations import read_annotations
 from abaw_seq.errors import UserError
 
@@ -38,14 +38,14 @@ def test_the_layout_of_the_release(demo):
 
 
 def test_annotations_are_those_of_the_plan(demo):
-    plans, states, missing = draw_plan(**SIZE, seed=3)
     read = read_annotations(demo / "annotations")
-    for plan, course, mask in zip(plans, states, missing, strict=True):
+    for course in draw_courses(**SIZE, seed=3):
+        plan = course.plan
         if plan.split == "test":
             continue
         video = read.videos[plan.name]
         assert video.split == plan.split
-        expected = course.labels(mask)
+        expected = course.labels()
         np.testing.assert_allclose(read.for_frames(plan.name, course.frames), expected, atol=1e-6)
         labelled = ~np.isnan(expected).all(1)
         assert set(course.frames[labelled]) <= set(video.frames)

@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
 
-from abaw_feats.demo.camera import draw_camera
+from abaw_feats.demo.camera import Camera
 from abaw_feats.demo.canvas import pixels
-from abaw_feats.demo.face_state import FaceState
-from abaw_feats.demo.faces import Scene, draw_face, set_scene
-from abaw_feats.demo.identity import draw_identity
+from abaw_feats.demo.faces import Scene, draw_face
+from abaw_feats.demo.identity import FaceState, Identity
 from abaw_feats.demo.obstacles import KINDS, Obstacle, place_obstacle
 from abaw_seq.tasks import ACTION_UNITS
 
@@ -21,9 +20,9 @@ REGIONS = {
 @pytest.fixture(scope="module", params=(3, 8))
 def scene(request) -> Scene:
     rng = np.random.default_rng(request.param)
-    person = draw_identity(rng)
-    camera = draw_camera(rng, person.skin)
-    return set_scene(person, camera.light, camera.background)
+    person = Identity(rng)
+    camera = Camera(rng, person.skin)
+    return Scene(person, camera.light, camera.background)
 
 
 def contract(scene: Scene, **units: float) -> np.ndarray:
@@ -69,7 +68,7 @@ def test_an_eye_closes_and_a_turned_head_moves_the_nose(scene):
     open_, shut = (draw_face(scene, FaceState(blink=blink)) for blink in (0.0, 1.0))
     change = np.abs(open_ - shut).sum(0)
     assert change[pixels(-20, 10)].sum() > 0.99 * change.sum()
-    turned = draw_face(scene, FaceState(yaw=5.0))
+    turned = draw_face(scene, FaceState(turn=(5.0, 0.0)))
     assert np.abs(turned - open_)[:, pixels(0, 20), pixels(-12, 12)].mean() > 0.01
 
 

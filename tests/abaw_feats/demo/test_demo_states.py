@@ -1,7 +1,9 @@
+from copy import copy
+
 import numpy as np
 import pytest
 
-from abaw_feats.demo.dataset import draw_plan
+from abaw_feats.demo.dataset import draw_courses
 from abaw_feats.demo.prototypes import au_probabilities, column
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
 
@@ -11,17 +13,18 @@ BASE_RATES = (0.206, 0.095, 0.204, 0.329, 0.493, 0.425, 0.310, 0.029, 0.028, 0.0
 
 @pytest.fixture(scope="module", params=(0, 1, 5))
 def drawn(request):
-    return draw_plan(32, 8000, request.param)
+    return draw_courses(32, 8000, request.param)
 
 
 @pytest.fixture(scope="module")
 def by_split(drawn):
-    """{split: [(plan, states, labels with gaps, labels without)]}"""
-    found: dict[str, list] = {"train": [], "val": [], "test": []}
-    for plan, states, missing in zip(*drawn, strict=True):
-        entry = (plan, states, states.labels(missing), states.labels(np.zeros_like(missing)))
-        found[plan.split].append(entry)
-    return found
+    """{split: [(plan, course, labels with gaps, labels without)]}"""
+    entries: dict[str, list] = {"train": [], "val": [], "test": []}
+    for course in drawn:
+        complete = copy(course)
+        complete.missing = np.zeros_like(course.missing)
+        entries[course.plan.split].append((course.plan, course, course.labels(), complete.labels()))
+    return entries
 
 
 def joined(entries, place: int) -> np.ndarray:
@@ -35,7 +38,7 @@ def test_videos_and_frames_by_split(by_split):
 
 
 def test_names_come_in_the_three_families_with_one_pair(drawn):
-    names = [plan.name for plan in drawn[0]]
+    names = [course.plan.name for course in drawn]
     assert len(set(names)) == len(names)
     left = [name for name in names if name.endswith("_left")]
     assert len(left) == 1 and left[0].replace("_left", "_right") in names
@@ -46,21 +49,23 @@ def test_names_come_in_the_three_families_with_one_pair(drawn):
     }
     assert all(len(members) >= 5 for members in families.values())
     assert sum(map(len, families.values())) == len(names)
-    pair = {plan.split for plan in drawn[0] if plan.name.endswith(("_left", "_right"))}
+    pair = {course.plan.split for course in drawn if course.plan.name.endswith(("_left", "_right"))}
     assert pair == {"train"}
 
 
 def test_a_person_shows_most_expressions_and_stays_in_one_split(drawn):
     shown: dict[int, set[int]] = {}
     splits: dict[int, set[str]] = {}
-    for plan in drawn[0]:
+    for plan in (course.plan for course in drawn):
         shown.setdefault(plan.person, set()).update(plan.parts)
         splits.setdefault(plan.person, set()).add(plan.split)
     assert all(len(split) == 1 for split in splits.values())
     people = {split: [p for p, found in splits.items() if found == {split}] for split in ("train", "val", "test")}
     assert {split: len(members) for split, members in people.items()} == {"train": 8, "val": 4, "test": 2}
     assert all(len(shown[person]) >= 7 for person in people["train"])
-    left, right = (next(p for p in drawn[0] if p.name.endswith(end)) for end in ("_left", "_right"))
+    left, right = (
+        next(course.plan for course in drawn if course.plan.name.endswith(end)) for end in ("_left", "_right")
+    )
     assert left.person != right.person and left.scene == right.scene
 
 
