@@ -16,6 +16,7 @@ from abaw_feats.learning.frame_store import read_frames
 from abaw_feats.learning.task_network import read_network, suit_device
 from abaw_feats.reading.image_index import ImageIndex
 from abaw_feats.reading.images import normalise
+from abaw_seq.engine.device import autocast
 from abaw_seq.models.outputs import BINS, bin_expectation
 from abaw_seq.tasks import AU, EXPRESSION, TASKS
 from abaw_seq.terminal import progress
@@ -51,7 +52,7 @@ def teacher_outputs(
     with progress("teacher", len(rows), "images") as advance:
         for pixels, read in read_frames(index, rows, spec.preprocessing, device=device):
             images = normalise(pixels, spec.preprocessing)
-            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            with autocast(dtype, device):
                 outputs = network(images)
             for task, output in outputs.items():
                 table = tables.setdefault(task, torch.full((len(index), output.shape[-1]), torch.nan))

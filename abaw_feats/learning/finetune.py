@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from abaw_feats.backbones import Preprocessing, save
 from abaw_feats.learning.augment import AugmentConfig, training_views
 from abaw_feats.learning.distillation import teacher_outputs, with_teacher
-from abaw_feats.learning.encoder_choice import encoder_spec
 from abaw_feats.learning.finetune_config import FinetuneConfig
 from abaw_feats.learning.frame_store import open_frames, read_frames
 from abaw_feats.learning.labelled_frames import LabelledFrames, SourceConfig, gather_frames
@@ -31,13 +30,14 @@ from abaw_feats.learning.sampling import batches
 from abaw_feats.learning.task_network import (
     TaskHeads,
     TaskNetwork,
+    encoder_spec,
     read_network,
     set_drop_path,
     starting_encoder,
     stored_network,
     suit_device,
+    validate,
 )
-from abaw_feats.learning.validation import validate
 from abaw_feats.reading.images import measure_normalisation
 from abaw_seq.engine.best import BestEpoch
 from abaw_seq.engine.device import autocast, autocast_dtype, full_speed
@@ -136,10 +136,10 @@ def finetune(
             network.load_state_dict(state["network"])
             average.model.load_state_dict(state["average"])
         elif group.first:
-            made_from = {"frames_sha256": frames.index.sha256, "training_frames": len(frames.training)}
-            made_from |= {"validation_frames": len(frames.validation), "batch": effective}
-            record = provenance(seed=config.seed, device=group.device, processes=group.size, **made_from)
-            write_provenance(out, record)
+            write_provenance(out, provenance(
+                seed=config.seed, device=group.device, processes=group.size, frames_sha256=frames.index.sha256,
+                training_frames=len(frames.training), validation_frames=len(frames.validation), batch=effective,
+            ))  # fmt: skip
         trained = group.spread(network)
         update = Update(
             trained, optimizer, accumulate=config.accumulate, clip=config.clip, dtype=dtype, average=average,

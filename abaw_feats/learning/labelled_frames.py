@@ -145,13 +145,9 @@ def _position_in_video(index: ImageIndex) -> np.ndarray:
 
 def _shared(index: ImageIndex, labels: np.ndarray) -> np.ndarray:
     """Labels, with missing ones filled in from other rows of the same video name and frame number."""
-    rows_of: dict[tuple[str, int], list[int]] = {}
-    for row, (source, number) in enumerate(zip(index.source, index.number, strict=True)):
-        rows_of.setdefault((index.sources[source].name, int(number)), []).append(row)
-    labels = labels.copy()
-    for rows in rows_of.values():
-        joined = labels[rows[0]]
-        for row in rows[1:]:
-            joined = np.where(np.isnan(joined), labels[row], joined)
-        labels[rows] = np.where(np.isnan(labels[rows]), joined, labels[rows])
-    return labels
+    _, video = np.unique([source.name for source in index.sources], return_inverse=True)
+    _, frame = np.unique(np.stack([video[index.source], index.number]), axis=1, return_inverse=True)
+    known = np.full((len(labels), labels.shape[1]), np.nan, labels.dtype)
+    rows, columns = np.nonzero(~np.isnan(labels[::-1]))  # backwards, so that of several labels the first row's stays
+    known[frame[::-1][rows], columns] = labels[::-1][rows, columns]
+    return np.where(np.isnan(labels), known[frame], labels)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,28 +36,15 @@ class DecoderConfig:
 class MaskedAutoencoder(nn.Module):
     """Encoder and decoder; `forward` gives the reconstruction loss of a batch.
 
-    size, patch: side of the image and of a patch in pixels; width, depth, heads, mlp_ratio: the encoder's;
-    normalise_target: the decoder predicts pixels standardised within each patch.
+    vit: size, patch, width, depth, heads, mlp_ratio of the encoder, as for `build_vit`; normalise_target: the decoder
+    predicts pixels standardised within each patch.
     """
 
-    def __init__(
-        self,
-        *,
-        size: int,
-        patch: int,
-        width: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: float = 4.0,
-        decoder: DecoderConfig = DecoderConfig(),
-        normalise_target: bool = True,
-    ):
+    def __init__(self, *, decoder: DecoderConfig = DecoderConfig(), normalise_target: bool = True, **vit: Any):
         super().__init__()
-        encoder = build_vit(
-            size=size, patch=patch, width=width, depth=depth, heads=heads, mlp_ratio=mlp_ratio, pooling="cls"
-        )
-        self.size, self.patch = size, patch
-        self.grid = size // patch
+        encoder = build_vit(**vit, pooling="cls")
+        self.patch = encoder.patch_embed.patch_size[0]
+        self.grid = encoder.patch_embed.grid_size[0]
         self.normalise_target = normalise_target
         self.patch_embed = encoder.patch_embed
         self.cls_token = encoder.cls_token
@@ -65,14 +53,14 @@ class MaskedAutoencoder(nn.Module):
         self.norm = encoder.norm
 
         norm = partial(nn.LayerNorm, eps=LAYER_NORM_EPS)
-        self.decoder_embed = nn.Linear(width, decoder.width)
+        self.decoder_embed = nn.Linear(encoder.embed_dim, decoder.width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder.width))
         self.decoder_pos_embed = nn.Parameter(torch.zeros(1, self.grid**2 + 1, decoder.width))
-        self.decoder_blocks = nn.ModuleList(
+        self.decoder_blocks = nn.Sequential(*(
             Block(decoder.width, decoder.heads, 4.0, qkv_bias=True, norm_layer=norm) for _ in range(decoder.depth)
-        )
+        ))  # fmt: skip
         self.decoder_norm = norm(decoder.width)
-        self.decoder_pred = nn.Linear(decoder.width, patch**2 * 3)
+        self.decoder_pred = nn.Linear(decoder.width, self.patch**2 * 3)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -80,11 +68,8 @@ class MaskedAutoencoder(nn.Module):
             table = torch.from_numpy(sincos_positions(embedding.shape[-1], self.grid))
             embedding.requires_grad_(False).copy_(table)
         for module in self.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear):  # a LayerNorm starts with ones and zeros by itself
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.LayerNorm):
-                nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
         projection = self.patch_embed.proj.weight
         nn.init.xavier_uniform_(projection.view(len(projection), -1))
@@ -109,9 +94,7 @@ class MaskedAutoencoder(nn.Module):
         tokens = tokens.gather(1, keep[:, :, None].expand(-1, -1, tokens.shape[-1]))
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
         tokens = torch.cat([first, tokens], dim=1)
-        for block in self.blocks:
-            tokens = block(tokens)
-        return self.norm(tokens)
+        return self.norm(self.blocks(tokens))
 
     def decode(self, tokens: Tensor, restore: Tensor) -> Tensor:
         """Pixels of every patch, (batch, patches, patch * patch * 3), from the tokens that `encode` gives.
@@ -124,9 +107,7 @@ class MaskedAutoencoder(nn.Module):
         rest = torch.cat([tokens[:, 1:], hidden], dim=1)
         rest = rest.gather(1, restore[:, :, None].expand(-1, -1, rest.shape[-1]))
         tokens = torch.cat([tokens[:, :1], rest], dim=1) + self.decoder_pos_embed
-        for block in self.decoder_blocks:
-            tokens = block(tokens)
-        return self.decoder_pred(self.decoder_norm(tokens))[:, 1:]
+        return self.decoder_pred(self.decoder_norm(self.decoder_blocks(tokens)))[:, 1:]
 
     def loss(self, images: Tensor, predicted: Tensor, mask: Tensor) -> Tensor:
         """The mean squared error over the hidden patches of a batch; mask: (batch, patches), 1 = hidden."""

@@ -22,12 +22,11 @@ from torch import Tensor, nn
 
 from abaw_feats.backbones import BackboneSpec, Preprocessing, load, save
 from abaw_feats.learning.augment import AugmentConfig, training_views
-from abaw_feats.learning.encoder_choice import encoder_spec
 from abaw_feats.learning.frame_store import open_frames, read_frames
 from abaw_feats.learning.masked_autoencoder import DecoderConfig, MaskedAutoencoder, load_public
 from abaw_feats.learning.reconstruction import write_grid
 from abaw_feats.learning.sampling import Pool, batches
-from abaw_feats.learning.task_network import suit_device
+from abaw_feats.learning.task_network import encoder_spec, suit_device
 from abaw_feats.reading.image_index import ImageIndex, index_images
 from abaw_feats.reading.images import normalise
 from abaw_seq.engine.device import autocast, autocast_dtype, full_speed
@@ -158,10 +157,10 @@ def pretrain(
             model.load_state_dict(state["model"])
             history = state["history"]
         elif group.first:
-            made_from = {"images": [str(path) for path in images], "image_count": len(index)}
-            made_from |= {"images_sha256": index.sha256, "start_weights": config.weights, "batch": effective}
-            record = provenance(seed=config.seed, device=group.device, processes=group.size, **made_from)
-            write_provenance(out, record)
+            write_provenance(out, provenance(
+                seed=config.seed, device=group.device, processes=group.size, images=[str(path) for path in images],
+                image_count=len(index), images_sha256=index.sha256, start_weights=config.weights, batch=effective,
+            ))  # fmt: skip
         trained = group.spread(model)
         update = Update(trained, optimizer, accumulate=config.accumulate, clip=config.clip, dtype=dtype)
         if state:
@@ -179,7 +178,7 @@ def pretrain(
                     world=group.size, generator=torch.Generator().manual_seed(seed),
                 )  # fmt: skip
                 generator = torch.Generator().manual_seed(seed * 1009 + group.rank + 1)
-                losses_of = batch_losses(trained, model, spec, config, device=group.device, generator=generator)
+                losses_of = batch_losses(trained, spec, config, device=group.device, generator=generator)
                 rates = epoch_rates(
                     epoch, lr, epochs=config.epochs, updates=updates, warmup_epochs=config.warmup_epochs
                 )
@@ -199,10 +198,11 @@ def pretrain(
                 if not group.first or pictured is None:
                     continue
                 if (epoch + 1) % config.save_every == 0 or epoch + 1 == config.epochs:
-                    save_tensors(out / PUBLIC_CHECKPOINT, {"model": _on_cpu(model), "epoch": epoch + 1})
+                    weights = {key: value.cpu() for key, value in model.state_dict().items()}
+                    save_tensors(out / PUBLIC_CHECKPOINT, {"model": weights, "epoch": epoch + 1})
                     _picture(model, pictured, spec, config, out / f"reconstruction-{epoch + 1:04d}.png")
                 save_epoch(out, {
-                    "epoch": epoch + 1, "images": index.sha256, "history": history, "model": _on_cpu(model),
+                    "epoch": epoch + 1, "images": index.sha256, "history": history, "model": model.state_dict(),
                     **update.state_dict(),
                 })  # fmt: skip
 
@@ -214,7 +214,6 @@ def pretrain(
 
 def batch_losses(
     trained: nn.Module,
-    model: MaskedAutoencoder,
     spec: BackboneSpec,
     config: PretrainConfig,
     *,
@@ -226,11 +225,12 @@ def batch_losses(
     trained: the model as the group's training steps call it; generator: of augmentation and hidden patches.
     """
     cast = autocast(autocast_dtype(config.precision, device), device)
+    patches = (spec.preprocessing.size // spec.options["patch"]) ** 2
 
     def losses_of(pixels: Tensor, rows: Tensor) -> Tensor:
         pixels = pixels.to(device, non_blocking=True)
         faces = training_views(pixels, spec.preprocessing, config.augment, generator=generator)
-        noise = torch.rand(len(faces), model.grid**2, generator=generator).to(device)
+        noise = torch.rand(len(faces), patches, generator=generator).to(device)
         with cast:
             return trained(faces, noise, config.mask_ratio)[None]
 
@@ -248,10 +248,6 @@ def _publish(out: Path, spec: BackboneSpec) -> None:
     """Write the encoder of the last checkpoint as a backbone."""
     loaded = load(spec, out / PUBLIC_CHECKPOINT)
     save(out, loaded.spec, loaded.module)
-
-
-def _on_cpu(model: nn.Module) -> dict[str, Tensor]:
-    return {key: value.detach().cpu() for key, value in model.state_dict().items()}
 
 
 def _pictured(index: ImageIndex, rows: Tensor, preprocessing: Preprocessing, device: torch.device) -> Tensor:

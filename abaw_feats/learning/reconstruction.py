@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -23,20 +24,17 @@ def write_grid(
 
     images, reconstructed: (rows, 3, size, size), normalised; hidden: bool (rows, 1, size, size).
     """
-    original, reconstruction = (to_pixels(batch, preprocessing) for batch in (images, reconstructed))
+    original, reconstruction = (_pixels(batch, preprocessing) for batch in (images, reconstructed))
     masked = original.masked_fill(hidden.cpu().permute(0, 2, 3, 1), HIDDEN_GREY)
-    rows, size = original.shape[:2]
-    sheet = torch.full((rows * (size + GAP) - GAP, 3 * (size + GAP) - GAP, 3), 255, dtype=torch.uint8)
-    for column, batch in enumerate((original, masked, reconstruction)):
-        for row in range(rows):
-            top, left = row * (size + GAP), column * (size + GAP)
-            sheet[top : top + size, left : left + size] = batch[row]
+    sheet = torch.stack([original, masked, reconstruction], dim=1)  # (rows, 3, size, size, 3)
+    sheet = F.pad(sheet, (0, 0, 0, GAP, 0, GAP), value=255).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+    sheet = sheet[:-GAP, :-GAP]
     buffer = io.BytesIO()
     Image.fromarray(sheet.numpy()).save(buffer, "PNG")
     write_bytes(path, buffer.getvalue())
 
 
-def to_pixels(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+def _pixels(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Undo the normalisation: (batch, 3, size, size) -> uint8 (batch, size, size, 3) on the CPU."""
     mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
     pixels = (images.float().cpu() * std + mean) * preprocessing.scale

@@ -1,4 +1,4 @@
-"""An encoder with one head per task, as fine-tuning trains it and a teacher is read back."""
+"""An encoder with one head per task: how fine-tuning starts, scores and stores it, and how it is read again."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from timm.layers import DropPath
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from abaw_feats.backbones import BackboneSpec, FeatureNetwork, build, load, spec_from_dict
+from abaw_feats.backbones import BackboneSpec, FeatureNetwork, Preprocessing, build, find_spec, load, spec_from_dict
+from abaw_feats.learning.frame_store import BATCH, FrameStore
+from abaw_feats.reading.images import normalise
 from abaw_seq.config import from_dict, to_dict
+from abaw_seq.engine.device import autocast
 from abaw_seq.errors import UserError
 from abaw_seq.files import load_tensors
+from abaw_seq.metrics import score
+from abaw_seq.models.outputs import probabilities
 from abaw_seq.run_folder import BEST
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -70,10 +76,7 @@ class TaskNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         # images: (batch, channels, size, size)
-        if self.frozen:
-            with torch.no_grad():
-                features = self.encoder(images)
-        else:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             features = self.encoder(images)
         return self.heads(features)
 
@@ -82,6 +85,22 @@ class TaskNetwork(nn.Module):
         if self.frozen:
             self.encoder.eval()
         return self
+
+
+def encoder_spec(backbone: str | dict[str, Any]) -> BackboneSpec:
+    """The spec of a config's `backbone`.
+
+    backbone: a name, a YAML file or a folder (see `find_spec`); or a mapping with what differs from the
+    backbone that it is `like`, such as `{like: iresnet18, name: small, options: {dim: 128}}`. A variant
+    has no weights to start from, because those of the other backbone may not fit.
+    """
+    if isinstance(backbone, str):
+        return find_spec(backbone)
+    if "like" not in backbone:
+        raise UserError("backbone: a mapping needs `like`, the backbone it is a variant of, such as `like: mae`")
+    values = dict(backbone)
+    start = replace(find_spec(str(values.pop("like"))), weights=None, hub=None)
+    return spec_from_dict(values, start=start)
 
 
 def starting_encoder(spec: BackboneSpec, weights: str | None, *, frozen: bool) -> tuple[BackboneSpec, FeatureNetwork]:
@@ -109,9 +128,9 @@ def set_drop_path(encoder: nn.Module, rate: float) -> None:
     """
     if not isinstance(encoder, VisionTransformer):
         raise UserError("drop_path needs a vit backbone; for timm models set options.drop_path_rate instead")
-    depth = len(encoder.blocks)
+    last = max(len(encoder.blocks) - 1, 1)
     for k, block in enumerate(encoder.blocks):
-        share = rate * k / max(depth - 1, 1)
+        share = rate * k / last
         block.drop_path1, block.drop_path2 = DropPath(share), DropPath(share)
 
 
@@ -132,6 +151,35 @@ def suit_device(module: Network, device: torch.device) -> Network:
     return module.to(device)
 
 
+@torch.no_grad()
+def validate(
+    network: TaskNetwork,
+    store: FrameStore,
+    rows: Tensor,
+    *,
+    labels: Tensor,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> dict[str, Any]:
+    """Official scores of a network on rows of a store, whose images have the size that the network takes.
+
+    labels: (rows of the index, 15), NaN where there is none.
+    """
+    network.eval()
+    predictions: dict[str, list[np.ndarray]] = {}
+    scored = []
+    for pixels, read in store.batches(rows.split(BATCH)):
+        images = normalise(pixels.to(device), preprocessing)
+        with autocast(dtype, device):
+            outputs = network(images)
+        for task, values in probabilities(outputs).items():
+            predictions.setdefault(task, []).append(values.cpu().numpy())
+        scored.append(read)
+    joined = {task: np.concatenate(parts) for task, parts in predictions.items()}
+    return score(joined, labels[torch.cat(scored)].numpy())
+
+
 def stored_network(
     spec: BackboneSpec, network: TaskNetwork, widths: Mapping[str, int], config: HeadConfig
 ) -> dict[str, Any]:
@@ -147,8 +195,6 @@ def stored_network(
 def read_network(folder: str | Path) -> tuple[BackboneSpec, TaskNetwork]:
     """The best network of a fine-tuning run, frozen, in evaluation mode; UserError if there is none."""
     path = Path(folder) / BEST
-    if not path.is_file():
-        raise UserError(f"{folder}: no {BEST} in it; name the folder of an `abaw-feats finetune` run")
     stored = load_tensors(path)
     spec = spec_from_dict(stored["spec"])
     encoder = build(spec)

@@ -21,13 +21,12 @@ from torch import Tensor, nn
 from abaw_feats.backbones import Preprocessing
 from abaw_feats.learning import finetune, pretrain
 from abaw_feats.learning.augment import AugmentConfig, size_before_crop, training_views
-from abaw_feats.learning.encoder_choice import encoder_spec
 from abaw_feats.learning.finetune_config import FinetuneConfig
 from abaw_feats.learning.frame_store import FrameStore
 from abaw_feats.learning.masked_autoencoder import MaskedAutoencoder
 from abaw_feats.learning.pretrain import PretrainConfig
 from abaw_feats.learning.sampling import Pool, batches
-from abaw_feats.learning.task_network import TaskHeads, TaskNetwork, starting_encoder, suit_device
+from abaw_feats.learning.task_network import TaskHeads, TaskNetwork, encoder_spec, starting_encoder, suit_device
 from abaw_feats.reading.image_index import ImageIndex
 from abaw_seq.config import load
 from abaw_seq.engine.device import autocast_dtype, find_device
@@ -90,7 +89,7 @@ def pretraining(config: PretrainConfig, device: torch.device, steps: int) -> Com
     model = suit_device(model, device)
     dtype = autocast_dtype(config.precision, device)
     generator = torch.Generator().manual_seed(0)
-    losses_of = pretrain.batch_losses(model, model, spec, config, device=device, generator=generator)
+    losses_of = pretrain.batch_losses(model, spec, config, device=device, generator=generator)
     step = _program(losses_of, model, config, steps, dtype=dtype)
     images, _ = _one_batch(store, config.batch_size, spec.preprocessing, config.augment)
     noise = torch.rand(len(images), model.grid**2, device=device)

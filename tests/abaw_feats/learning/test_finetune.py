@@ -9,11 +9,17 @@ import torch
 
 from abaw_feats.backbones import build, find_spec, load
 from abaw_feats.learning.distillation import teacher_distance, with_teacher
-from abaw_feats.learning.encoder_choice import encoder_spec
 from abaw_feats.learning.finetune import finetune
 from abaw_feats.learning.finetune_config import FinetuneConfig
 from abaw_feats.learning.labelled_frames import SourceConfig, gather_frames
-from abaw_feats.learning.task_network import HeadConfig, TaskHeads, TaskNetwork, read_network, set_drop_path
+from abaw_feats.learning.task_network import (
+    HeadConfig,
+    TaskHeads,
+    TaskNetwork,
+    encoder_spec,
+    read_network,
+    set_drop_path,
+)
 from abaw_seq.config import dump, from_dict
 from abaw_seq.engine.schedule import layer_scale, parameter_groups
 from abaw_seq.errors import UserError
