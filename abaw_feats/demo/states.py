@@ -5,6 +5,8 @@ The labels describe these states. A state lasts for many frames and passes gradu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from abaw_feats.demo.plan import VideoPlan, missing_labels
@@ -32,7 +34,7 @@ class Course:
     one-sided the face is; missing: bool (N, 3) for valence and arousal, expression, action units.
     """
 
-    def __init__(self, rng: np.random.Generator, plan: VideoPlan, run: tuple[np.ndarray, np.ndarray], levels: list):
+    def __init__(self, rng: np.random.Generator, plan: VideoPlan, run: tuple[np.ndarray, np.ndarray], levels: Sequence):
         self.plan = plan
         self.expression, part = run
         au, valence, arousal, mood, tilt = (_fade(level[part]) for level in levels)
