@@ -102,15 +102,18 @@ def _best_bias(log_p: np.ndarray, biases: np.ndarray, k: int, classes: np.ndarra
     turning = others.max(1) - log_p[:, k]
     order = np.argsort(turning, kind="stable")
     turning, rival, truth = turning[order], rival[order], classes[order]
-    count = len(biases)
-    leaving = rival[:, None] == np.arange(count)
-    right = leaving & (truth == rival)[:, None]
-    none = np.zeros((1, count))
-    predicted = leaving.sum(0) - np.concatenate([none, np.cumsum(leaving, 0)])
-    hits = right.sum(0) - np.concatenate([none, np.cumsum(right, 0)])
-    predicted[:, k] = np.arange(len(truth) + 1)
-    hits[:, k] = np.concatenate([[0], np.cumsum(truth == k)])
-    f1 = (2 * hits / np.maximum(predicted + np.bincount(truth, minlength=count), 1)).mean(1)
+
+    def staying(frames: np.ndarray) -> np.ndarray:
+        """How many of these frames have not gone over: before the first frame goes, after it, and so on."""
+        return np.append(frames[::-1].cumsum()[::-1], 0)
+
+    f1 = np.zeros(len(truth) + 1)
+    for other in range(len(biases)):
+        chosen, right = rival == other, truth == other
+        predicted, hits = staying(chosen), staying(chosen & right)
+        if other == k:
+            predicted, hits = np.arange(len(truth) + 1), right.sum() - staying(right)
+        f1 += 2 * hits / np.maximum(predicted + right.sum(), 1) / len(biases)
     place = np.concatenate([[turning[0] - 1], (turning[:-1] + turning[1:]) / 2, [turning[-1] + 1]])
     allowed = np.abs(place) <= LARGEST_BIAS
     allowed[1:-1] &= turning[:-1] < turning[1:]
