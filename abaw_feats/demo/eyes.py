@@ -57,7 +57,8 @@ def draw_brow(canvas: Canvas, person: Identity, state: FaceState, side: int, str
     au1, au2, au4 = state.side("AU1", side), state.side("AU2", side), state["AU4"]
     start = 6.2 - 2.2 * au4
     length = 23.0 - 1.0 * au4
-    area = canvas.window(*sorted((side * (start - 3), side * (start + length + 3))), -36, -4)  # type: ignore[call-arg]
+    left, right = sorted((side * (start - 3), side * (start + length + 3)))
+    area = canvas.window(left, right, -36, -4)
     t = np.clip((side * area.x - start) / length, -0.1, 1.1)  # 0 at the inner end, 1 at the outer
     rest = -15.2 - person.brow_height + person.brow_tilt * (0.5 - t) * 2
     arch = 3.2 * np.sin(np.clip(t, 0, 1) * 2.5) - 2.2 * np.clip(t - 0.7, 0, 1) * 3
