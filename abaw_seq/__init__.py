@@ -10,9 +10,10 @@ The names below are the package's public ones. They are imported when they are f
 package is cheap. Messages go to the logger `abaw_seq`; nothing is printed.
 """
 
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from abaw_seq.lazy import lazy_names
 
 if TYPE_CHECKING:
     from abaw_seq.data.annotations import read_annotations as read_annotations
@@ -42,13 +43,4 @@ _PLACES = {
     "train": "results.run",
 }
 __all__ = [*_PLACES]  # noqa: PLE0604
-
-
-def __getattr__(name: str) -> Any:
-    if name in _PLACES:
-        return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_PLACES])
+__getattr__, __dir__ = lazy_names(__name__, _PLACES)

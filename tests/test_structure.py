@@ -16,6 +16,7 @@ SEQ_ROOMS = ("cli", "experiments", "results", "learn", "models", "data", "ground
 FEATS_ROOMS = ("cli", "programs", "encoders")
 # The ground floor, which both packages stand on: a level may import from lower levels alone.
 GROUND = {
+    "lazy": 0,
     "errors": 0, "tasks": 0, "cpu": 0,
     "terminal": 1, "files": 1, "config": 1, "metrics": 1,
     "run_folder": 2, "engine": 2,
