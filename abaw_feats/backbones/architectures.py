@@ -32,7 +32,10 @@ class Architecture:
     """The values that `pooling` may have; the first is the usual one."""
     options: tuple[str, ...] | None
     """The names that `options` may have; None where any are passed on."""
-    adapt: Callable[[BackboneSpec, State, list[str]], tuple[BackboneSpec, State]]
+    adapt: Callable[[BackboneSpec, State, list[str]], tuple[BackboneSpec, State]] = lambda spec, state, beside: (
+        spec,
+        state,
+    )
     """(spec, parameters by name, names of what lay beside them) -> (spec with the pooling that the checkpoint allows,
     parameters under the module's names); raises UserError."""
     may_be_left: tuple[str, ...] = ()
@@ -41,42 +44,24 @@ class Architecture:
     """A checkpoint replaces every tensor of the module, so that it need not be initialised."""
 
 
-def _build_vit(spec: BackboneSpec) -> nn.Module:
-    return mae.build_vit(size=spec.preprocessing.size, pooling=spec.pooling, **spec.options)
-
-
-def _build_iresnet(spec: BackboneSpec) -> nn.Module:
-    return iresnet.IResNet(size=spec.preprocessing.size, **spec.options)
-
-
-def _build_densenet(spec: BackboneSpec) -> nn.Module:
-    return densenet.DenseNet(pooling=spec.pooling, **spec.options)
-
-
-def _as_they_are(spec: BackboneSpec, state: State, beside: list[str]) -> tuple[BackboneSpec, State]:
-    return spec, state
-
-
-def _old_dense_names(spec: BackboneSpec, state: State, beside: list[str]) -> tuple[BackboneSpec, State]:
-    return spec, densenet.rename_old_keys(state)
-
-
 ARCHITECTURES = {
     "vit": Architecture(
-        build=_build_vit,
+        build=lambda spec: mae.build_vit(size=spec.preprocessing.size, pooling=spec.pooling, **spec.options),
         poolings=(*mae.POOLINGS, mae.AUTO),
         options=("patch", "width", "depth", "heads", "mlp_ratio"),
         adapt=mae.adapt_checkpoint,
         may_be_left=mae.MAY_BE_LEFT,
     ),
     "iresnet": Architecture(
-        build=_build_iresnet, poolings=("fc",), options=("blocks", "channels", "dim"), adapt=_as_they_are
+        build=lambda spec: iresnet.IResNet(size=spec.preprocessing.size, **spec.options),
+        poolings=("fc",),
+        options=("blocks", "channels", "dim"),
     ),
     "densenet": Architecture(
-        build=_build_densenet,
+        build=lambda spec: densenet.DenseNet(pooling=spec.pooling, **spec.options),
         poolings=tuple(densenet.POOLINGS),
         options=("blocks", "growth", "classes"),
-        adapt=_old_dense_names,
+        adapt=lambda spec, state, beside: (spec, densenet.rename_old_keys(state)),
         may_be_left=densenet.MAY_BE_LEFT,
     ),
     "timm": Architecture(

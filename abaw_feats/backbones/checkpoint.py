@@ -63,17 +63,14 @@ def _read_torch(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
-        if refused:
-            raise UserError(
-                f"{path}: a pickled object ({refused[1]}), which could run code when read: {_CONVERT}"
-            ) from None
-        raise UserError(f"{path}: not a checkpoint, or a damaged one: copy it again") from None
-    except (*damaged, struct.error) as error:
-        if "TorchScript" in str(error):
-            raise UserError(f"{path}: a TorchScript program, not weights: {_CONVERT}") from None
-        raise UserError(f"{path}: not a checkpoint, or a damaged one: copy it again") from None
+    except (*damaged, pickle.UnpicklingError, struct.error) as error:
+        if refused := re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error)):
+            problem = f"a pickled object ({refused[1]}), which could run code when read: {_CONVERT}"
+        elif "TorchScript" in str(error):
+            problem = f"a TorchScript program, not weights: {_CONVERT}"
+        else:
+            problem = "not a checkpoint, or a damaged one: copy it again"
+        raise UserError(f"{path}: {problem}") from None
 
 
 def _unwrap(content: Any, path: Path) -> State:
@@ -132,7 +129,9 @@ def fit(module: nn.Module, state: State, *, may_be_left: Iterable[str], what: st
     shapes = [
         f"{key} is {_kind(state[key])}, expected {_kind(expected[key])}"
         for key in expected
-        if key in state and not _same_kind(state[key], expected[key])
+        if key in state
+        and (state[key].shape, state[key].is_floating_point())
+        != (expected[key].shape, expected[key].is_floating_point())
     ]
     if not given & expected.keys():
         raise UserError(
@@ -147,10 +146,6 @@ def fit(module: nn.Module, state: State, *, may_be_left: Iterable[str], what: st
         raise UserError(f"{what}: does not fit: {'; '.join(problems)}")
     fitted = {key: state[key].to(expected[key].dtype).contiguous() for key in expected}
     module.load_state_dict(fitted, strict=True, assign=any(value.is_meta for value in expected.values()))
-
-
-def _same_kind(given: torch.Tensor, expected: torch.Tensor) -> bool:
-    return given.shape == expected.shape and given.is_floating_point() == expected.is_floating_point()
 
 
 def _kind(tensor: torch.Tensor) -> str:

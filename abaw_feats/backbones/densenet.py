@@ -14,7 +14,6 @@ from torch import nn
 
 from abaw_feats.backbones.checkpoint import State
 
-BN_EPS = 1e-5
 BOTTLENECK = 4
 MAY_BE_LEFT = (r"classifier\..*",)
 # Cells per side whose maps are averaged separately. The mean of all, as published, does not say where on the face
@@ -27,9 +26,9 @@ class DenseLayer(nn.Module):
 
     def __init__(self, inputs: int, growth: int):
         super().__init__()
-        self.norm1 = nn.BatchNorm2d(inputs, eps=BN_EPS)
+        self.norm1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, BOTTLENECK * growth, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(BOTTLENECK * growth, eps=BN_EPS)
+        self.norm2 = nn.BatchNorm2d(BOTTLENECK * growth)
         self.conv2 = nn.Conv2d(BOTTLENECK * growth, growth, 3, padding=1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -44,7 +43,7 @@ class Transition(nn.Module):
 
     def __init__(self, inputs: int):
         super().__init__()
-        self.norm = nn.BatchNorm2d(inputs, eps=BN_EPS)
+        self.norm = nn.BatchNorm2d(inputs)
         self.conv = nn.Conv2d(inputs, inputs // 2, 1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -76,7 +75,7 @@ class DenseNet(nn.Module):
             if k < len(blocks):
                 self.features.add_module(f"transition{k}", Transition(maps))
                 maps //= 2
-        self.features.add_module(f"norm{len(blocks)}", nn.BatchNorm2d(maps, eps=BN_EPS))
+        self.features.add_module(f"norm{len(blocks)}", nn.BatchNorm2d(maps))
         self.cells = POOLINGS[pooling]
         self.dim = maps * self.cells**2
         self.classifier = nn.Linear(self.dim, classes) if classes else None

@@ -18,25 +18,23 @@ BLOCKS = {
     "iresnet200": (6, 26, 60, 6),
 }
 CHANNELS = (64, 128, 256, 512)
-BN_EPS = 1e-5
 
 
 class Block(nn.Module):
     """BN, 3x3, BN, PReLU, 3x3 (with the stride), BN, plus the input; no activation after the sum."""
 
-    def __init__(self, inputs: int, outputs: int, *, stride: int, project: bool):
+    def __init__(self, inputs: int, outputs: int, *, stride: int):
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(inputs, eps=BN_EPS)
+        self.bn1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs, eps=BN_EPS)
+        self.bn2 = nn.BatchNorm2d(outputs)
         self.prelu = nn.PReLU(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, stride=stride, padding=1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs, eps=BN_EPS)
+        self.bn3 = nn.BatchNorm2d(outputs)
         self.downsample = None
-        if project:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs, eps=BN_EPS)
-            )
+        if stride > 1:
+            project = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+            self.downsample = nn.Sequential(project, nn.BatchNorm2d(outputs))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # x: (batch, inputs, height, width)
@@ -65,18 +63,17 @@ class IResNet(nn.Module):
             raise ValueError("an IResNet has four stages: give four block counts and four channel counts")
         self.dim = dim
         self.conv1 = nn.Conv2d(3, channels[0], 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels[0], eps=BN_EPS)
+        self.bn1 = nn.BatchNorm2d(channels[0])
         self.prelu = nn.PReLU(channels[0])
-        inputs, side, stages = channels[0], size, []
-        for count, outputs in zip(blocks, channels, strict=True):
-            first = Block(inputs, outputs, stride=2, project=True)
-            rest = (Block(outputs, outputs, stride=1, project=False) for _ in range(count - 1))
-            stages.append(nn.Sequential(first, *rest))
+        inputs, side = channels[0], size
+        for stage, (count, outputs) in enumerate(zip(blocks, channels, strict=True), start=1):
+            first = Block(inputs, outputs, stride=2)
+            rest = (Block(outputs, outputs, stride=1) for _ in range(count - 1))
+            setattr(self, f"layer{stage}", nn.Sequential(first, *rest))
             inputs, side = outputs, math.ceil(side / 2)
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.bn2 = nn.BatchNorm2d(inputs, eps=BN_EPS)
+        self.bn2 = nn.BatchNorm2d(inputs)
         self.fc = nn.Linear(inputs * side * side, dim)
-        self.features = nn.BatchNorm1d(dim, eps=BN_EPS)
+        self.features = nn.BatchNorm1d(dim)
         self.features.weight.requires_grad_(False)
         self._initialise(sum(blocks))
 

@@ -94,7 +94,8 @@ def _jobs(videos: Iterable[VideoSource], batch_size: int) -> Iterator[tuple[list
                 frame_bytes = frame_bytes or _decoded_bytes(content)  # the others of the video are taken to be alike
                 large = size + frame_bytes > MAX_BATCH_BYTES
                 if rows == batch_size or (large and rows):
-                    yield pieces, _capacity(rows, batch_size) if large else batch_size
+                    # A power of two, so that few shapes occur.
+                    yield pieces, min(batch_size, 1 << (rows - 1).bit_length()) if large else batch_size
                     piece = Piece(video)
                     pieces, rows, size = [piece], 0, 0
                 piece.frames.append(number)
@@ -129,11 +130,6 @@ def _decoded_bytes(content: str | np.ndarray) -> int:
         return 1
 
 
-def _capacity(rows: int, batch_size: int) -> int:
-    """The power of two from `rows` on, so that there are few shapes."""
-    return min(batch_size, 1 << (rows - 1).bit_length())
-
-
 def _decode(pieces: list[Piece], capacity: int, pin_memory: bool) -> Batch:
     by_size: dict[tuple[int, int], list[tuple[int, np.ndarray]]] = {}
     first = 0
@@ -158,14 +154,13 @@ def _image(content: str | np.ndarray, piece: Piece) -> np.ndarray | None:
             data = file.read()
         return decode_image(data)
     except (ValueError, IsADirectoryError, PermissionError):
-        return None
+        pass
     except FileNotFoundError:
         if not piece.video.path.exists():
             piece.problem = "the folder has disappeared"
-        return None
     except OSError as error:
         piece.problem = _one_line(error)
-        return None
+    return None
 
 
 def _stack(rows: list[tuple[int, np.ndarray]], pin_memory: bool) -> tuple[np.ndarray, torch.Tensor]:

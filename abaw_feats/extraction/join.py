@@ -97,9 +97,8 @@ def labels_are_in(path: Path, annotations: Annotations) -> bool:
         for video in reader.videos:
             if video in annotations.videos:
                 labels, split = labels_of(annotations, video, reader.frames(video))
-                known = reader.labels(video)
-                same = known is labels if known is None or labels is None else _equal(known, labels)
-                if not same or reader.split(video) != split:
+                new, old = (np.empty(0) if table is None else table for table in (labels, reader.labels(video)))
+                if reader.split(video) != split or not np.array_equal(new, old, equal_nan=True):
                     return False
     return True
 
@@ -138,7 +137,10 @@ def _join_video(
     group = writer.videos_group[video]
     for path in others:
         first, reader = readers.open(origin), readers.open(path)
-        if not _same_frames(first, reader, video):
+        if not all(
+            np.array_equal(read(first, video), read(reader, video))
+            for read in (FeatureReader.frames, FeatureReader.valid)
+        ):
             raise UserError(
                 f"{path}: video {video} has other frames, or other unreadable ones, than in {origin}; "
                 "extract it again into a new file"
@@ -151,16 +153,6 @@ def _join_video(
             source = reader.feature_dataset(video, name)
             for start in range(0, rows, COPY_ROWS):
                 target[start : start + COPY_ROWS] = source[start : start + COPY_ROWS]
-
-
-def _same_frames(one: FeatureReader, other: FeatureReader, video: str) -> bool:
-    return np.array_equal(one.frames(video), other.frames(video)) and np.array_equal(
-        one.valid(video), other.valid(video)
-    )
-
-
-def _equal(one: np.ndarray, other: np.ndarray) -> bool:
-    return np.array_equal(one, other, equal_nan=True)
 
 
 def merge_files(files: Sequence[Path], out: Path) -> None:

@@ -72,9 +72,8 @@ def with_teacher(
 ) -> dict[str, Tensor]:
     """Mix every task's loss with the distance from the teacher's outputs.
 
-    The loss of a labelled frame is (1 - weight) x that of its label + weight x the distance; without a
-    label it is the distance. The result is the mean over all frames of the batch. Tasks that the teacher
-    lacks keep their loss.
+    The loss of a labelled frame is (1 - weight) x that of its label + weight x the distance; without a label it is the
+    distance. The result is the mean over all frames of the batch. Tasks that the teacher lacks keep their loss.
 
     supervised: {task: scalar}, means over the labelled frames; outputs, teacher: {task: (batch, width)},
     raw; labels: (batch, 15), NaN where there is none.

@@ -22,8 +22,7 @@ class Pool:
     share: float = 1.0
     """The source's share of every batch, relative to that of the other sources."""
     weights: Tensor | None = None
-    """float64 (frames,): how often each frame is drawn. None: each once, in random order, before any is
-    drawn again."""
+    """float64 (frames,): how often each frame is drawn. None: each once, in random order, before any is drawn again."""
 
 
 def batches(

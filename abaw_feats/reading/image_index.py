@@ -47,11 +47,6 @@ class ImageIndex:
         return ImageIndex(self.sources, self.source[rows], self.number[rows], names)
 
     @property
-    def video_files(self) -> dict[int, Path]:
-        """Video files by their place in `sources`."""
-        return {k: source.path for k, source in enumerate(self.sources) if source.is_file}
-
-    @property
     def sha256(self) -> str:
         """A hash of source names, frame numbers and file names; it does not depend on where the folders are."""
         digest = hashlib.sha256()

@@ -172,7 +172,7 @@ def _opencv_taps(source: int, target: int) -> tuple[torch.Tensor, torch.Tensor]:
 @lru_cache(maxsize=64)
 def _pillow_taps(source: int, target: int, resize: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions and integer weights, (taps, target), of Pillow's filter, which widens to shrink an image."""
-    shape, radius = {"bilinear": (_triangle, 1.0), "bicubic": (_cubic, 2.0)}[resize]
+    shape, radius = {"bilinear": (lambda x: np.maximum(1 - np.abs(x), 0), 1.0), "bicubic": (_cubic, 2.0)}[resize]
     stretch = max(source / target, 1.0)
     support = radius * stretch
     taps = math.ceil(support) * 2 + 1
@@ -187,10 +187,6 @@ def _pillow_taps(source: int, target: int, resize: str) -> tuple[torch.Tensor, t
         fixed = values / values.sum() * (1 << _PILLOW_BITS)
         weights[: len(inside), k] = np.trunc(fixed + np.copysign(0.5, fixed))
     return torch.from_numpy(positions), torch.from_numpy(weights)
-
-
-def _triangle(x: np.ndarray) -> np.ndarray:
-    return np.maximum(1 - np.abs(x), 0)
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:
