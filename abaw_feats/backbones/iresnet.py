@@ -65,12 +65,13 @@ class IResNet(nn.Module):
         self.conv1 = nn.Conv2d(3, channels[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels[0])
         self.prelu = nn.PReLU(channels[0])
-        inputs, side = channels[0], size
-        for stage, (count, outputs) in enumerate(zip(blocks, channels, strict=True), start=1):
+        inputs, side, stages = channels[0], size, []
+        for count, outputs in zip(blocks, channels, strict=True):
             first = Block(inputs, outputs, stride=2)
             rest = (Block(outputs, outputs, stride=1) for _ in range(count - 1))
-            setattr(self, f"layer{stage}", nn.Sequential(first, *rest))
+            stages.append(nn.Sequential(first, *rest))
             inputs, side = outputs, math.ceil(side / 2)
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.bn2 = nn.BatchNorm2d(inputs)
         self.fc = nn.Linear(inputs * side * side, dim)
         self.features = nn.BatchNorm1d(dim)
