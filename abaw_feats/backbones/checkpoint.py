@@ -107,10 +107,9 @@ def strip_prefix(state: State, expected: Iterable[str]) -> tuple[State, list[str
     rivals = [prefix for prefix, count in matches.items() if count == matches[best]]
     if len(rivals) > 1 and matches[best] > len(expected) // 2:
         raise UserError(f"contains several networks that fit, under {' and '.join(rivals)}: save one of them alone")
-    if any(word in PART_WRAPPERS for word in best.split(".")):
-        beside = [key for key in state if not key.startswith(best)]
-        return {key.removeprefix(best): value for key, value in state.items() if key.startswith(best)}, beside
-    return {key.removeprefix(best): value for key, value in state.items()}, []
+    is_part = any(word in PART_WRAPPERS for word in best.split("."))
+    own = {key.removeprefix(best): value for key, value in state.items() if not is_part or key.startswith(best)}
+    return own, [key for key in state if is_part and not key.startswith(best)]
 
 
 def fit(module: nn.Module, state: State, *, may_be_left: Iterable[str], what: str) -> None:

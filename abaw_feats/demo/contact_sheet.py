@@ -9,12 +9,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from abaw_feats.demo.camera import CROP
 from abaw_feats.demo.canvas import DENSITY, EXTENT, SIDE
-from abaw_feats.demo.faces import draw_face
 from abaw_feats.demo.identity import FaceState
 from abaw_feats.demo.nuisance import Nuisance
 from abaw_feats.demo.prototypes import au_probabilities
 from abaw_feats.demo.states import ACTIVE, Course
-from abaw_feats.demo.video import Video
+from abaw_feats.demo.video import Video, draw_face
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
 
 WIDTH, MARGIN = 1480, 28

@@ -61,8 +61,8 @@ class FrameStore:
         self.place = torch.full((len(self.index),), -1)
         self.place[self.rows] = torch.arange(len(self.rows))
         self.shape = (self.preprocessing.size, self.preprocessing.size, self.preprocessing.channels)
-        is_file = torch.tensor([source.is_file for source in self.index.sources])
-        self.in_video = is_file[torch.from_numpy(self.index.source)[self.rows].long()]
+        video_files = [number for number, source in enumerate(self.index.sources) if source.is_file]
+        self.in_video = torch.from_numpy(np.isin(self.index.source, video_files))[self.rows]
 
     @property
     def readable_rows(self) -> Tensor:

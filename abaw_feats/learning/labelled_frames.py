@@ -11,7 +11,7 @@ from torch import Tensor
 
 from abaw_feats.learning.sampling import Pool, balancing_weights
 from abaw_feats.reading.image_index import ImageIndex, index_videos, join_indexes
-from abaw_seq.data.annotations import Annotations, read_annotations
+from abaw_seq.data.annotations import read_annotations
 from abaw_seq.errors import UserError
 from abaw_seq.tasks import LABEL_COLUMNS, TASKS
 
@@ -110,7 +110,10 @@ def _source_frames(
     used = [task for task in tasks if not source.tasks or task in source.tasks]
     if not used:
         raise UserError(f"{where}: used for {', '.join(source.tasks)} only, but none of these tasks is trained")
-    labels = _labels(index, annotations)
+    labels = np.full((len(index), len(LABEL_COLUMNS)), np.nan, np.float32)
+    for number, video in enumerate(index.sources):
+        rows = index.source == number
+        labels[rows] = annotations.for_frames(video.name, index.number[rows])
     for task in set(TASKS) - set(used):
         labels[:, TASKS[task].columns] = np.nan
 
@@ -119,7 +122,8 @@ def _source_frames(
     labelled = ~np.isnan(labels).all(axis=1)
     training = (splits == "train") & (labelled | unlabelled)
     if source.every > 1:
-        training &= _position_in_video(index) % source.every == 0
+        position = np.arange(len(index)) - np.searchsorted(index.source, index.source)  # of each frame in its video
+        training &= position % source.every == 0
     validation = (splits == "val") & labelled
     if not (training & labelled).any():
         raise UserError(
@@ -128,19 +132,6 @@ def _source_frames(
         )
     useful = np.flatnonzero(training | validation)
     return index.select(useful), labels[useful], training[useful]
-
-
-def _labels(index: ImageIndex, annotations: Annotations) -> np.ndarray:
-    labels = np.full((len(index), len(LABEL_COLUMNS)), np.nan, np.float32)
-    for number, video in enumerate(index.sources):
-        rows = index.source == number
-        labels[rows] = annotations.for_frames(video.name, index.number[rows])
-    return labels
-
-
-def _position_in_video(index: ImageIndex) -> np.ndarray:
-    first = np.searchsorted(index.source, np.arange(len(index.sources)))
-    return np.arange(len(index)) - first[index.source]
 
 
 def _shared(index: ImageIndex, labels: np.ndarray) -> np.ndarray:

@@ -3,9 +3,9 @@ import pytest
 
 from abaw_feats.demo.camera import Camera
 from abaw_feats.demo.canvas import pixels
-from abaw_feats.demo.faces import Scene, draw_face
 from abaw_feats.demo.identity import FaceState, Identity
 from abaw_feats.demo.obstacles import KINDS, Obstacle, place_obstacle
+from abaw_feats.demo.video import Scene, draw_face
 from abaw_seq.tasks import ACTION_UNITS
 
 # Where a unit may change the picture: (left, right, top, bottom) of half a face, mirrored for the other
