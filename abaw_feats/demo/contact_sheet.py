@@ -73,7 +73,7 @@ class _Sheet:
         self.image.paste(picture, (round(x), round(y)))
 
     def frame(self, course: Course, k: int, x: float, y: float, side: int) -> None:
-        with Image.open(self.faces / course.plan.name / f"{course.frames[k]:05d}.jpg") as picture:
+        with Image.open(self.faces / course.images[k]) as picture:
             self.paste(picture.convert("RGB"), x, y, side)
 
 

@@ -40,7 +40,6 @@ Advance = Callable[..., None]
 class DemoSummary:
     """What a demo set consists of."""
 
-    folder: Path
     videos: dict[str, int]
     """Videos by split."""
     frames: dict[str, int]
@@ -109,16 +108,16 @@ def _render_all(
     processes: int | None,
 ) -> None:
     advance = advance or (lambda frames, note: None)
-    jobs = [(folder / FACES / course.plan.name, course, nuisance, seed) for course in courses]
+    jobs = [(folder / FACES, course, nuisance, seed) for course in courses]
     rows = sum(len(course.frames) for course in courses)
     count = min(processes or len(os.sched_getaffinity(0)), len(jobs))
     if count == 1 or (processes is None and rows < POOL_FROM):
         for job in jobs:
-            advance(render_video(*job), note=job[0].name)
+            advance(render_video(*job), note=job[1].plan.name)
         return
     jobs.sort(key=lambda job: -len(job[1].frames))  # long videos first, so that all processes end together
     with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
-        running = {pool.submit(render_video, *job): job[0].name for job in jobs}
+        running = {pool.submit(render_video, *job): job[1].plan.name for job in jobs}
         try:
             for done in as_completed(running):
                 advance(done.result(), note=running[done])
@@ -139,17 +138,16 @@ def _end_with_parent() -> None:
 
 
 def _write_labels(folder: Path, courses: list[Course], rng: np.random.Generator) -> None:
-    images = {course: [f"{course.plan.name}/{frame:05d}.jpg" for frame in course.frames] for course in courses}
     for split, name in FILES.items():
         rows = [
             row
             for course in courses
             if course.plan.split == split
-            for row in zip(images[course], course.labels(), strict=True)
+            for row in zip(course.images, course.labels(), strict=True)
         ]
         repeated = set(rng.choice(len(rows), max(2, round(REPEATED * len(rows))), replace=False).tolist())
         write_mtl_annotations(folder / name, (row for k, row in enumerate(rows) for _ in range(1 + (k in repeated))))
-    tested = [image for course in courses if course.plan.split == "test" for image in images[course]]
+    tested = [image for course in courses if course.plan.split == "test" for image in course.images]
     lines = ["image,valence,arousal,expression,aus", *tested]
     (folder / TEST_LIST).write_text("\n".join(lines) + "\n")
 
@@ -180,4 +178,4 @@ def _finished(out: Path, recipe: dict) -> bool:
 
 def _summary(out: Path) -> DemoSummary:
     counts = json.loads((out / RECIPE).read_text())["summary"]
-    return DemoSummary(out, counts["videos"], counts["frames"], counts["expressions"], out / CONTACT_SHEET)
+    return DemoSummary(counts["videos"], counts["frames"], counts["expressions"], out / CONTACT_SHEET)

@@ -122,11 +122,12 @@ def missing_labels(rng: np.random.Generator, split: str, expressions: list[np.nd
     expression of each frame, (rows,). Labels are missing in stretches of 15 to 70 frames; every expression of a video
     keeps a share of its labels.
     """
-    stretches = [
-        (video, start, stop)
-        for video, classes in enumerate(expressions)
-        for start, stop in _stretches(rng, len(classes))
-    ]
+    stretches = []
+    for video, classes in enumerate(expressions):
+        stop = 0
+        while stop < len(classes):
+            start, stop = stop, min(stop + int(rng.integers(15, 70)), len(classes))
+            stretches.append((video, start, stop))
     room = {pattern: share * sum(map(len, expressions)) for pattern, share in MISSING[split].items()}
     masks = [np.zeros((len(classes), 3), bool) for classes in expressions]
     for place in rng.permutation(len(stretches)):
@@ -149,10 +150,3 @@ def _pattern(room: dict[str, float], length: int, may_hide: bool) -> str:
     suited = [pattern for pattern in room if may_hide or "e" not in pattern]
     fitting = [pattern for pattern in suited if room[pattern] > length / 2] or suited
     return max([pattern for pattern in fitting if "e" in pattern] or fitting, key=room.__getitem__)
-
-
-def _stretches(rng: np.random.Generator, rows: int) -> list[tuple[int, int]]:
-    bounds = [0]
-    while bounds[-1] < rows:
-        bounds.append(min(bounds[-1] + int(rng.integers(15, 70)), rows))
-    return list(zip(bounds[:-1], bounds[1:], strict=True))

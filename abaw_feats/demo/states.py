@@ -47,6 +47,11 @@ class Course:
         self.tilt = tilt.astype(np.float32)
         self.missing = np.zeros((len(part), 3), bool)
 
+    @property
+    def images(self) -> list[str]:
+        """The path of each frame in the folder of all videos."""
+        return [f"{self.plan.name}/{frame:05d}.jpg" for frame in self.frames]
+
     def labels(self) -> np.ndarray:
         """Labels float32 (N, 15) in the order of LABEL_COLUMNS, NaN where they are missing."""
         labels = np.empty((len(self.frames), len(LABEL_COLUMNS)), np.float32)

@@ -71,14 +71,14 @@ class Video:
         self.scene = Scene(person, self.camera.light, self.camera.background)
 
 
-def render_video(folder: Path, course: Course, nuisance: Nuisance, seed: int) -> int:
-    """Draw a video and write its frames to a new folder; returns how many."""
+def render_video(faces: Path, course: Course, nuisance: Nuisance, seed: int) -> int:
+    """Draw a video and write its frames to a new folder in `faces`; returns how many."""
     video = Video(course, nuisance, seed)
-    folder.mkdir(parents=True)
+    (faces / course.plan.name).mkdir(parents=True)
     with threadpool_limits(1, user_api="blas"):  # so that sums are rounded alike, whatever the number of threads
-        for k, frame in enumerate(course.frames):
+        for k, image in enumerate(course.images):
             picture = draw_face(video.scene, video.seen.face(k))
             if event := video.seen.occluded[k]:
                 place_obstacle(picture, video.obstacles[event - 1], video.camera.light)
-            (folder / f"{frame:05d}.jpg").write_bytes(take(picture, video.camera, video.seen, k, video.rng))
+            (faces / image).write_bytes(take(picture, video.camera, video.seen, k, video.rng))
     return len(course.frames)

@@ -222,7 +222,9 @@ def _fill(store: FrameStore, shape: tuple[int, int, int], memory_gb: float) -> b
     elif fits:
         store.pixels = torch.empty((len(store.rows), *shape), dtype=torch.uint8)
     else:
-        store.pixels = _on_disk((len(store.rows), *shape))
+        with tempfile.NamedTemporaryFile(prefix="abaw-images-") as file:  # vanishes with the process
+            log.info(f"decoded images go to a temporary file in {Path(file.name).parent}")
+            store.pixels = torch.from_numpy(np.memmap(file.name, np.uint8, "w+", shape=(len(store.rows), *shape)))
     with progress("decode", len(store.rows), "images") as advance:
         for images, read in store.read():
             if shape != store.shape and any(image.shape != shape for image in images):
@@ -247,10 +249,3 @@ def _first_shape(index: ImageIndex, rows: Tensor) -> tuple[int, int]:
             continue
         return image.shape[:2]
     raise UserError(f"{index.path(int(rows[0]))}: neither this nor any other image can be read")
-
-
-def _on_disk(shape: tuple[int, ...]) -> Tensor:
-    """Room for images in a temporary file that vanishes with the process."""
-    with tempfile.NamedTemporaryFile(prefix="abaw-images-") as file:
-        log.info(f"decoded images go to a temporary file in {Path(file.name).parent}")
-        return torch.from_numpy(np.memmap(file.name, np.uint8, "w+", shape=shape))

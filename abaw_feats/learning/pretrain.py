@@ -106,7 +106,7 @@ def pretrain(
     device: str = "auto",
     resume: bool = False,
 ) -> Path:
-    """Pre-train on every image found at `images` and return the run folder `out`.
+    """Pre-train on every image at `images` and return the run folder `out`.
 
     images: folder trees of image files (Aff-Wild2's `cropped_aligned` is one), video files, or text
     files of such paths. With `resume`, an interrupted run goes on after its last whole epoch, bit for

@@ -139,12 +139,9 @@ def _videos_in_folder(folder: Path) -> Iterator[VideoSource]:
         other = min(folders + files).name
         raise UserError(f"{folder}: has numbered frames and also {other}; name the videos in it one by one")
     if not folders and not files:
-        yield _source(folder, is_file=False, frame_count=images)
+        yield _source(folder, frame_count=images)
     for path in sorted(folders + files, key=lambda path: path.name):
-        if path in files:
-            yield _video_file(path)
-        else:
-            yield _source(path, is_file=False, frame_count=sum(1 for _ in _image_names(path)))
+        yield _video_file(path) if path in files else _source(path, frame_count=len(_image_names(path)))
 
 
 def _video_file(path: Path) -> VideoSource:
@@ -161,7 +158,7 @@ def _video_file(path: Path) -> VideoSource:
     return _source(path, is_file=True, frame_count=frames, fps=fps)
 
 
-def _source(path: Path, *, is_file: bool, frame_count: int, fps: float | None = None) -> VideoSource:
+def _source(path: Path, *, frame_count: int, is_file: bool = False, fps: float | None = None) -> VideoSource:
     path = Path(os.path.abspath(path))
     name = path.stem if is_file else path.name
     if not name or not name.isprintable():
@@ -171,12 +168,9 @@ def _source(path: Path, *, is_file: bool, frame_count: int, fps: float | None = 
     return VideoSource(name, path, is_file, frame_count, fps)
 
 
-def _image_names(folder: str | Path) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = entry.name
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                yield name
+def _image_names(folder: str | Path) -> list[str]:
+    visible = (name for name in os.listdir(folder) if not name.startswith("."))
+    return [name for name in visible if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
 
 
 def _listed_paths(path: Path) -> Iterator[Path]:
@@ -194,8 +188,6 @@ def _listed_paths(path: Path) -> Iterator[Path]:
         if not line or line.startswith("#"):
             continue
         entry = path.parent / Path(line).expanduser()
-        if not entry.is_dir() and entry.suffix.lower() not in VIDEO_SUFFIXES:
+        if not entry.is_dir() and not (entry.suffix.lower() in VIDEO_SUFFIXES and entry.exists()):
             raise UserError(f"{path}, line {number}: {line}: no such folder or video file")
-        if not entry.exists():
-            raise UserError(f"{path}, line {number}: {line}: no such file")
         yield entry

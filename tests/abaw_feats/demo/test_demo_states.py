@@ -60,7 +60,7 @@ def test_a_person_shows_most_expressions_and_stays_in_one_split(drawn):
         shown.setdefault(plan.person, set()).update(plan.parts)
         splits.setdefault(plan.person, set()).add(plan.split)
     assert all(len(split) == 1 for split in splits.values())
-    people = {split: [p for p, found in splits.items() if found == {split}] for split in ("train", "val", "test")}
+    people = {split: [p for p, own in splits.items() if own == {split}] for split in ("train", "val", "test")}
     assert {split: len(members) for split, members in people.items()} == {"train": 8, "val": 4, "test": 2}
     assert all(len(shown[person]) >= 7 for person in people["train"])
     left, right = (
