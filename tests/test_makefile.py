@@ -46,7 +46,7 @@ def test_a_result_that_was_deleted_is_made_again(tmp_path):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (soon + age, soon + age))
     plan = make("-n", "all", f"OUT={tmp_path}").stdout
-    assert "train" not in plan and "abaw-seq report" not in plan
+    assert "abaw-seq train" not in plan and "abaw-feats" not in plan and "abaw-seq report" not in plan
     (tmp_path / "runs" / "gru" / "scores.json").unlink()
     plan = make("-n", "all", f"OUT={tmp_path}").stdout
     assert plan.count("abaw-seq train") == 1 and "abaw-seq report" in plan

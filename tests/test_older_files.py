@@ -149,6 +149,14 @@ def check_losses(folder: str, expected: dict[str, np.ndarray]) -> None:
     check_same({"losses": losses}, {f"{folder}:losses": expected[f"{folder}:losses"]}, folder, TRAINED)
 
 
+def without_key_biases(parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without the biases of attention's keys: their gradients are rounding errors, which Adam scales to whole steps."""
+    return {
+        name: np.delete(values, np.s_[len(values) // 3 : len(values) * 2 // 3]) if name.endswith("qkv.bias") else values
+        for name, values in parameters.items()
+    }
+
+
 def check_weights(folder: str, expected: dict[str, np.ndarray]) -> None:
     """The weights that a run kept are those of the older code."""
     if (file := Path(folder) / "weights.safetensors").exists():
@@ -157,7 +165,7 @@ def check_weights(folder: str, expected: dict[str, np.ndarray]) -> None:
         model = torch.load(Path(folder) / "best.pt", weights_only=True)["model"]
         weights = {key: value.numpy() for key, value in model.items()}
     wanted = {key: array for key, array in expected.items() if key != f"{folder}:losses"}
-    check_same(weights, wanted, folder, TRAINED)
+    check_same(without_key_biases(weights), without_key_biases(wanted), folder, TRAINED)
 
 
 def scores(folder: str | Path) -> dict:
