@@ -19,21 +19,6 @@ MOST_BLOCKS = 8
 SMALLEST_TO_CUT = 2**16  # weights; smaller matrices stay in the processor's fastest memory anyway
 
 
-def lstm(inputs: Tensor, weight: Tensor, h0: Tensor, c0: Tensor) -> tuple[Tensor, Tensor]:
-    """(all h, final c) of one layer.
-
-    inputs: (directions, time, batch, 4 x hidden), projected, gates in torch's order i f g o;
-    weight: (directions, 4 x hidden, hidden); h0, c0: (directions, batch, hidden).
-    Returns h (time, directions, batch, hidden) and c (directions, batch, hidden).
-    """
-    return _LSTM.apply(inputs, weight, h0, c0)
-
-
-def gru(inputs: Tensor, weight: Tensor, bias: Tensor, h0: Tensor) -> Tensor:
-    """All h of one layer: as `lstm`, gates in torch's order r z n, with the recurrent bias (directions, 3 x hidden)."""
-    return _GRU.apply(inputs, weight, bias, h0)
-
-
 class _Shape(NamedTuple):
     """Sizes of a layer's tensors; hidden units are cut into `blocks` of `units` each."""
 
@@ -102,7 +87,14 @@ class _Shape(NamedTuple):
         return blocks.view(self.directions, self.blocks, self.batch, -1)
 
 
-class _LSTM(torch.autograd.Function):
+class LSTM(torch.autograd.Function):
+    """(inputs, weight, h0, c0) of one layer -> h of all frames, final c.
+
+    inputs: (directions, time, batch, 4 x hidden), projected, gates in torch's order i f g o;
+    weight: (directions, 4 x hidden, hidden); h0, c0, c: (directions, batch, hidden);
+    h: (time, directions, batch, hidden).
+    """
+
     @staticmethod
     def forward(ctx, inputs: Tensor, weight: Tensor, h0: Tensor, c0: Tensor):
         shape = _Shape.of(inputs, 4)
@@ -163,7 +155,12 @@ class _LSTM(torch.autograd.Function):
         return grads.transpose(0, 1), _weight_gradient(grads, h), *initial
 
 
-class _GRU(torch.autograd.Function):
+class GRU(torch.autograd.Function):
+    """(inputs, weight, bias, h0) of one layer -> h of all frames: as `LSTM`, gates in torch's order r z n.
+
+    bias: the recurrent one, (directions, 3 x hidden).
+    """
+
     @staticmethod
     def forward(ctx, inputs: Tensor, weight: Tensor, bias: Tensor, h0: Tensor):
         shape = _Shape.of(inputs, 3)

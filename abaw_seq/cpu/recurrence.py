@@ -15,10 +15,12 @@ from torch.nn.utils.rnn import PackedSequence
 from abaw_seq.cpu import cells
 from abaw_seq.cpu.dropout import fast_dropout
 
+State = Tensor | tuple[Tensor, Tensor]  # h of a GRU, (h, c) of an LSTM, each (layers x directions, batch, hidden)
+
 
 def fast_rnn(
-    rnn: nn.LSTM | nn.GRU, x: Tensor | PackedSequence, hx: Tensor | tuple[Tensor, Tensor] | None = None
-) -> tuple[Tensor | PackedSequence, Tensor | tuple[Tensor, Tensor]]:
+    rnn: nn.LSTM | nn.GRU, x: Tensor | PackedSequence, hx: State | None = None
+) -> tuple[Tensor | PackedSequence, State]:
     """`rnn(x, hx)`, by `run` where that is faster; x: (batch, time, dim) or packed sequences.
 
     Under autocast, an LSTM computes in float32 on processors that cannot compute it in autocast's dtype.
@@ -52,9 +54,7 @@ def computes_lstm(dtype: torch.dtype) -> bool:
     return True
 
 
-def run(
-    rnn: nn.LSTM | nn.GRU, x: Tensor, hx: Tensor | tuple[Tensor, Tensor] | None = None
-) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor]]:
+def run(rnn: nn.LSTM | nn.GRU, x: Tensor, hx: State | None = None) -> tuple[Tensor, State]:
     """What `rnn(x, hx)` returns, dropout between its layers included; x: (batch, time, dim) float32."""
     directions = 2 if rnn.bidirectional else 1
     if hx is None:
@@ -84,9 +84,9 @@ def _layer(rnn: nn.LSTM | nn.GRU, layer: int, y: Tensor, initial: list[Tensor]) 
     # The backward direction reads its frames in reverse.
     inputs = projected[0][None] if len(names) == 1 else torch.stack([projected[0], projected[1].flip(0)])
     if gru:
-        h = cells.gru(inputs, torch.stack(w_hidden), torch.stack(b_hidden), *initial)
+        h = cells.GRU.apply(inputs, torch.stack(w_hidden), torch.stack(b_hidden), *initial)
         final = (h[-1],)
     else:
-        h, c = cells.lstm(inputs, torch.stack(w_hidden), *initial)
+        h, c = cells.LSTM.apply(inputs, torch.stack(w_hidden), *initial)
         final = (h[-1], c)
     return h[:, 0] if len(names) == 1 else torch.cat([h[:, 0], h[:, 1].flip(0)], -1), final

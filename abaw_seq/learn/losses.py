@@ -49,9 +49,9 @@ class LossConfig:
         if min(self.focal, self.au_negative_focal or 0.0, self.ccc_weight) < 0:
             raise ValueError("focal, au_negative_focal and ccc_weight must not be negative")
         for name, count in (("class_weights", EXPRESSION.outputs), ("positive_weights", AU.outputs)):
-            given = getattr(self, name)
-            if given and (len(given) != count or min(given) <= 0):
-                raise ValueError(f"{name} must be {count} positive numbers, not {list(given)}")
+            weights = getattr(self, name)
+            if weights and (len(weights) != count or min(weights) <= 0):
+                raise ValueError(f"{name} must be {count} positive numbers, not {list(weights)}")
 
 
 def outputs_of(task: str, config: LossConfig) -> int:
@@ -170,12 +170,12 @@ def masked_bce(
 def loss_weights(config: LossConfig, labels: Tensor) -> dict[str, Tensor]:
     """The weights that `task_losses` takes: those of the config, else balanced by labels (n, 15), else none."""
     weights = {}
-    if config.class_weights or config.balance:
-        given = config.class_weights
-        weights["class_weight"] = torch.tensor(given) if given else class_weights(labels)
-    if config.positive_weights or config.balance:
-        given = config.positive_weights
-        weights["positive_weight"] = torch.tensor(given) if given else positive_weights(labels)
+    for name, fixed, balanced in (
+        ("class_weight", config.class_weights, class_weights),
+        ("positive_weight", config.positive_weights, positive_weights),
+    ):
+        if fixed or config.balance:
+            weights[name] = torch.tensor(fixed) if fixed else balanced(labels)
     return weights
 
 

@@ -245,9 +245,7 @@ def stack(in_dim: int, config: EncoderConfig, layers: int, *, first: int = 0) ->
 
     forward(x, state=None, used=None) -> (y (batch, time, out_dim), state or None).
     """
-    if layers == 0:
-        return Identity(in_dim, config, 0, first=first)
-    return ENCODERS[config.kind](in_dim, config, layers, first=first)
+    return ENCODERS[config.kind if layers else "none"](in_dim, config, layers, first=first)
 
 
 def present(used: Tensor, time: int) -> Tensor:

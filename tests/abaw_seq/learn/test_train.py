@@ -24,6 +24,7 @@ VARIANTS = {
     "none": ["model.encoder.kind=none"],
     "gru windows": ["model.encoder.kind=gru", "model.encoder.bidirectional=true"],
     "lstm carried": ["model.encoder.kind=lstm", "windows.carry=true"],
+    "lstm carried, bf16": ["model.encoder.kind=lstm", "windows.carry=true", "precision=bf16"],
     "lstm both ways, carried": [
         "model.encoder.kind=lstm", "windows.carry=true", "model.encoder.bidirectional=true",
     ],
