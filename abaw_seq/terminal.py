@@ -9,10 +9,10 @@ import errno
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -51,7 +51,9 @@ def say(text: str) -> None:
 class _OneLineErrors(click.Command):
     """A command whose errors are one line each; tracebacks appear with `--debug` alone."""
 
-    def main(self, args=None, prog_name=None, **extra):  # type: ignore[override]
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> NoReturn:
         args = list(sys.argv[1:] if args is None else args)
         debug = "--debug" in args
         args = [arg for arg in args if arg != "--debug"]

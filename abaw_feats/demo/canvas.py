@@ -30,7 +30,7 @@ def edge(distance: np.ndarray) -> np.ndarray:
     return np.minimum(np.maximum(distance * np.float32(DENSITY) + np.float32(0.5), 0), 1)
 
 
-def bell(position: np.ndarray, centre, width) -> np.ndarray:
+def bell(position: np.ndarray, centre: np.ndarray | float, width: np.ndarray | float) -> np.ndarray:
     """A Gaussian curve of height 1."""
     scaled = (position - centre) / width
     return np.exp(-0.5 * scaled * scaled)

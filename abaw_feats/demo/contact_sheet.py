@@ -59,7 +59,9 @@ class _Sheet:
         self.draw = ImageDraw.Draw(self.image)
         self.top = MARGIN + 52
 
-    def text(self, x: float, y: float, text: str, size: int = 12, colour=INK, anchor: str = "la") -> None:
+    def text(
+        self, x: float, y: float, text: str, size: int = 12, colour: tuple[int, int, int] = INK, anchor: str = "la"
+    ) -> None:
         self.draw.text((x, y), text, colour, ImageFont.load_default(size), anchor)
 
     def heading(self, text: str) -> None:

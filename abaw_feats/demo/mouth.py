@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from abaw_feats.demo.canvas import Canvas, bell, edge
+from abaw_feats.demo.canvas import Canvas, Window, bell, edge
 from abaw_feats.demo.identity import FaceState, Identity
 
 MOUTH_LEVEL = 30.0
@@ -66,7 +66,15 @@ def draw_mouth(canvas: Canvas, person: Identity, state: FaceState, shape: MouthS
     _draw_tension(canvas, area, shape, au23, au24, outer_up, outer_low)
 
 
-def _draw_cavity(canvas, area, inner_up, inner_low, inside, half, state) -> None:
+def _draw_cavity(
+    canvas: Canvas,
+    area: Window,
+    inner_up: np.ndarray,
+    inner_low: np.ndarray,
+    inside: np.ndarray,
+    half: float,
+    state: FaceState,
+) -> None:
     """Teeth, tongue and the dark between the lips."""
     gap = edge(area.y - inner_up) * edge(inner_low - area.y) * inside
     if gap.max() < 0.05:
@@ -91,7 +99,15 @@ def _draw_cavity(canvas, area, inner_up, inner_low, inside, half, state) -> None
     canvas.paint(area, gap, dark)
 
 
-def _draw_tension(canvas, area, shape, au23, au24, outer_up, outer_low) -> None:
+def _draw_tension(
+    canvas: Canvas,
+    area: Window,
+    shape: MouthShape,
+    au23: float,
+    au24: float,
+    outer_up: np.ndarray,
+    outer_low: np.ndarray,
+) -> None:
     """Fine vertical lines around tightened lips (23), shadows beside and below pressed lips (24)."""
     if au23 > 0.02:
         comb = 0.5 + 0.5 * np.cos(area.x * 2.0)

@@ -62,7 +62,13 @@ def place_obstacle(picture: np.ndarray, obstacle: Obstacle, light: Light) -> Non
 
 
 def _draw_capsule(
-    canvas: Canvas, whole: Window, along: np.ndarray, across: np.ndarray, length: float, radius: float, colour
+    canvas: Canvas,
+    whole: Window,
+    along: np.ndarray,
+    across: np.ndarray,
+    length: float,
+    radius: float,
+    colour: np.ndarray,
 ) -> None:
     """A rounded, lit cylinder with a dark rim, centred where both axes are 0; `length` is half its length."""
     distance = np.hypot(np.maximum(np.abs(along) - length + radius, 0), across)

@@ -11,7 +11,9 @@ from abaw_feats.demo.mouth import MouthShape
 SIDES = (-1, 1)
 
 
-def skin_colour(canvas: Canvas, person: Identity, state: FaceState, texture: np.ndarray, strands: np.ndarray):
+def skin_colour(
+    canvas: Canvas, person: Identity, state: FaceState, texture: np.ndarray, strands: np.ndarray
+) -> np.ndarray:
     """Skin without light on it (3, height, width): base colour, blush, freckles, beard.
 
     texture, strands: the parts of the person's skin and hair textures under the canvas.
@@ -114,7 +116,7 @@ def _draw_crows_feet(canvas: Canvas, person: Identity, state: FaceState, side: i
     canvas.darken(pouch, depth * bell(pouch.y, below, 1.0 + 0.3 * au6) * edge((1 - np.abs(t)) * 5))
 
 
-def _draw_nasolabial_fold(canvas: Canvas, person: Identity, state: FaceState, mouth: MouthShape, side: int):
+def _draw_nasolabial_fold(canvas: Canvas, person: Identity, state: FaceState, mouth: MouthShape, side: int) -> None:
     au10, au12, au15 = state.side("AU10", side), state.side("AU12", side), state.side("AU15", side)
     corner_x, corner_y = mouth.corner(side)
     start_x, start_y = side * (person.nose_width + 2.2), person.nose_length - 1 - 2.0 * au10

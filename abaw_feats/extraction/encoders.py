@@ -209,7 +209,7 @@ class Download:
             self._event = torch.cuda.Event()
             self._event.record()
 
-    def numpy(self):
+    def numpy(self) -> np.ndarray:
         """Features (rows, dim) of the requested dtype."""
         if self._event is not None:
             self._event.synchronize()

@@ -112,7 +112,7 @@ class _Readers:
     def __enter__(self) -> _Readers:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for reader in self._open.values():
             reader.close()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -16,13 +18,13 @@ class QuickPReLU(nn.PReLU):
 
 class _PReLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         below = x.clamp(max=0).mul_(weight.to(x.dtype).view(1, -1, 1, 1))
         return below.add_(x.clamp(min=0))
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         above = torch.ops.aten.threshold_backward(gradient, x, 0)
         below = gradient - above

@@ -9,7 +9,7 @@ time-major.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -96,7 +96,7 @@ class LSTM(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, inputs: Tensor, weight: Tensor, h0: Tensor, c0: Tensor):
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, h0: Tensor, c0: Tensor) -> tuple[Tensor, Tensor]:
         shape = _Shape.of(inputs, 4)
         gates, recurrent = shape.gates_in_blocks(inputs), shape.weight_in_blocks(weight)
         h = inputs.new_empty(shape.time + 1, shape.directions, shape.batch, shape.hidden)
@@ -125,7 +125,7 @@ class LSTM(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_h: Tensor, grad_c: Tensor):
+    def backward(ctx: Any, grad_h: Tensor, grad_c: Tensor) -> tuple[Tensor, ...]:
         gates, weight, h, c, tanh_c = ctx.saved_tensors
         shape = ctx.shape
         i, f, g, o = shape.by_gate(gates).unbind(4)
@@ -162,7 +162,7 @@ class GRU(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, inputs: Tensor, weight: Tensor, bias: Tensor, h0: Tensor):
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, h0: Tensor) -> Tensor:
         shape = _Shape.of(inputs, 3)
         d, _, _, g, n, u = shape
         gates, recurrent = shape.gates_in_blocks(inputs), shape.weight_in_blocks(weight)
@@ -188,7 +188,7 @@ class GRU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_h: Tensor):
+    def backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor, ...]:
         from_h, weight, gates, h = ctx.saved_tensors
         shape = ctx.shape
         r, z, new = shape.by_gate(gates).unbind(4)

@@ -93,7 +93,7 @@ class FeatureReader:
     def __enter__(self) -> FeatureReader:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -256,7 +256,7 @@ class FeatureWriter:
         return group
 
     @staticmethod
-    def create_features(group: h5py.Group, backbone: str, rows: int, dim: int, dtype) -> h5py.Dataset:
+    def create_features(group: h5py.Group, backbone: str, rows: int, dim: int, dtype: np.dtype | str) -> h5py.Dataset:
         """An empty data set (rows, dim) for features in a video's group."""
         chunks = (max(1, min(rows, CHUNK_ROWS)), dim)
         return group["features"].create_dataset(_checked_name(backbone), (rows, dim), dtype, chunks=chunks)

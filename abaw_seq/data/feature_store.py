@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
@@ -188,7 +188,7 @@ def gathered_ahead(
 ) -> Iterator[tuple[Item, Tensor]]:
     """Each item with the features (..., dim) of its rows (...) on the device, gathered by a thread in advance."""
     with ThreadPoolExecutor(1) as reader:
-        ahead: deque[tuple[Any, Any, Any]] = deque()
+        ahead: deque[tuple[Item, torch.Size, Future[Tensor]]] = deque()
         for item, rows in work:
             ahead.append((item, rows.shape, reader.submit(features.take, rows.reshape(-1))))
             if len(ahead) > BATCHES_AHEAD:
@@ -197,9 +197,9 @@ def gathered_ahead(
             yield _arrived(*ahead.popleft(), device)
 
 
-def _arrived(item, shape, future, device: torch.device):
+def _arrived(item: Item, shape: torch.Size, rows: Future[Tensor], device: torch.device) -> tuple[Item, Tensor]:
     # Copying a window takes little time compared with a step of training, so it shares the step's stream.
-    return item, future.result().to(device, non_blocking=True).view(*shape, -1)
+    return item, rows.result().to(device, non_blocking=True).view(*shape, -1)
 
 
 def settled_memory(asked: Memory, size: int, device: torch.device) -> Literal["device", "host", "file"]:

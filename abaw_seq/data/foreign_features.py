@@ -127,7 +127,7 @@ class ForeignReader:
     def __enter__(self) -> ForeignReader:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from abaw_seq.data.annotations import Annotations
-from abaw_seq.data.feature_file import atomic_feature_file
+from abaw_seq.data.feature_file import FeatureReader, atomic_feature_file
 from abaw_seq.data.foreign_features import ForeignReader, open_features
 from abaw_seq.errors import UserError
 from abaw_seq.tasks import SPLITS
@@ -24,19 +24,18 @@ def label_feature_file(path: Path, annotations: Annotations, output: Path) -> tu
     annotations do not have keeps its labels. Returns the header and rows of `alignment_rows`.
     """
     with open_features(path, annotations) as reader:
-        foreign = isinstance(reader, ForeignReader)
-        if foreign and output.resolve() in (path.resolve(), reader.path.resolve()):
+        if isinstance(reader, ForeignReader) and output.resolve() in (path.resolve(), reader.path.resolve()):
             raise UserError(f"{reader.path}: not a feature file; name another output for the one that is made of it")
-        return ALIGNMENT_HEADER, _write_labelled(reader, annotations, output, foreign=foreign)
+        return ALIGNMENT_HEADER, _write_labelled(reader, annotations, output)
 
 
-def _write_labelled(reader, annotations: Annotations, output: Path, *, foreign: bool) -> list[list[str]]:
+def _write_labelled(reader: FeatureReader | ForeignReader, annotations: Annotations, output: Path) -> list[list[str]]:
     with atomic_feature_file(output) as writer:
         for name, info in reader.backbones.items():
             writer.add_backbone(name, info)
         stored = {}
         for video in reader.videos:
-            if foreign:
+            if isinstance(reader, ForeignReader):
                 writer.add_video(reader.video(video))
             else:
                 reader.copy_video(video, writer.videos_group)

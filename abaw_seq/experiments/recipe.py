@@ -59,7 +59,7 @@ class Recipe:
     set: tuple[str, ...] = ()
     """Changes to all training configs, such as [epochs=10, optim.lr=1e-4]."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         stems = [Path(name).stem for name in (*self.baselines, *self.members)]
         if not self.members or not self.seeds:
             raise ValueError("members and seeds must name at least one each")

@@ -25,7 +25,7 @@ class WindowConfig:
     """Cut each video into consecutive windows and hand the recurrent encoder's state on from one to the next, as
     published for ABAW4 (lstm, gru). Otherwise windows come in random order and cover every frame."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.length < 1 or self.batch < 1:
             raise ValueError(f"length and batch must be positive, not {self.length} and {self.batch}")
 

@@ -43,7 +43,7 @@ class LossConfig:
     """The exponent for inactive action units, where it differs from `focal`: the asymmetric loss (Ridnik et al.,
     ICCV 2021)."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), not {self.label_smoothing}")
         if min(self.focal, self.au_negative_focal or 0.0, self.ccc_weight) < 0:

@@ -43,7 +43,7 @@ class OptimConfig:
     group_lr: dict[str, float] = field(default_factory=dict)
     """Factor on the learning rate of a part of the model: trunk, tops, heads, embeddings. 1 where not named."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.lr <= 0 or self.clip <= 0:
             raise ValueError(f"lr and clip must be positive, not {self.lr} and {self.clip}")
         if not 0 <= self.ema < 1:

@@ -27,7 +27,7 @@ class AugmentConfig:
     feature_dropout: float = 0.0
     """Share of the features that are hidden throughout a window (set to the mean), in [0, 1)."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (self.noise >= 0 and 0 <= self.time_mask < 1 and 0 <= self.feature_dropout < 1):
             raise ValueError("noise must not be negative, time_mask and feature_dropout must be in [0, 1)")
 
@@ -70,7 +70,7 @@ class TrainConfig:
     seed: int = 0
     """Seed of the initial weights and of all random choices."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.tasks or (unknown := set(self.tasks) - set(TASKS)):
             raise ValueError(f"tasks must be some of {', '.join(TASKS)}, not {sorted(unknown) if self.tasks else '[]'}")
         if self.windows.carry and not self.model.encoder.recurrent:

@@ -20,6 +20,7 @@ from abaw_seq.models.dropout import Dropout
 
 MAX_LEARNED_POSITIONS = 512
 State = tuple[Tensor, ...]
+Encoded = tuple[Tensor, State | None]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class EncoderConfig:
     causal: bool = False
     """See only the present and earlier frames (tcn)."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.kind == "transformer" and self.dim % (2 * self.heads):
             raise ValueError(f"dim {self.dim} must be a multiple of twice the number of heads ({self.heads})")
         if self.layers < 1 and self.kind != "none":
@@ -69,7 +70,7 @@ class Identity(nn.Module):
         super().__init__()
         self.out_dim = in_dim
 
-    def forward(self, x: Tensor, state: State | None = None, used: Tensor | None = None):
+    def forward(self, x: Tensor, state: State | None = None, used: Tensor | None = None) -> Encoded:
         # x: (batch, time, dim)
         return x, None
 
@@ -96,7 +97,7 @@ class Recurrent(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.out_dim = config.dim * (2 if config.bidirectional else 1)
 
-    def forward(self, x: Tensor, state: State | None = None, used: Tensor | None = None):
+    def forward(self, x: Tensor, state: State | None = None, used: Tensor | None = None) -> Encoded:
         # x: (batch, time, dim)
         rnn: Callable[..., Any] = self.rnn
         if x.device.type == "cpu":
@@ -128,7 +129,7 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(config.dim) if config.norm == "pre" and last else nn.Identity()
         self.out_dim = config.dim
 
-    def forward(self, x: Tensor, state: State | None = None, used: Tensor | None = None):
+    def forward(self, x: Tensor, state: State | None = None, used: Tensor | None = None) -> Encoded:
         # x: (batch, time, dim)
         x = self.project(x)
         time = x.shape[1]
@@ -201,7 +202,7 @@ class DilatedConvolutions(nn.Module):
         )
         self.out_dim = config.dim
 
-    def forward(self, x: Tensor, state: State | None = None, used: Tensor | None = None):
+    def forward(self, x: Tensor, state: State | None = None, used: Tensor | None = None) -> Encoded:
         # x: (batch, time, dim)
         x = x.transpose(1, 2)
         mask = None if used is None else present(used, x.shape[2])[:, None, :]

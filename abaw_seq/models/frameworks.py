@@ -50,7 +50,7 @@ class ModelConfig:
     head_dropout: float = 0.3
     """Dropout in front of each layer of the heads, 0 to 1."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         needs_feedback = self.framework in ("sbe_hsf", "prediction_feedback")
         if self.framework == "se" and self.task_layers:
             raise ValueError("task_layers needs another framework than se, which shares the whole encoder")

@@ -19,7 +19,7 @@ EVALUATION_LANES = 64
 class CarriedState:
     """The recurrent states of videos that advance side by side, one lane each."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._states: dict[str, State] = {}
 
     def take(self, lanes: np.ndarray, fresh: np.ndarray) -> dict[str, State] | None:

@@ -46,7 +46,7 @@ class Postprocess:
     fitted_on: str = ""
     """The predictions that these values were fitted on."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if unknown := set(self.smoothing) - set(TASKS):
             raise ValueError(f"smoothing: unknown task {sorted(unknown)[0]!r} (tasks: {', '.join(TASKS)})")
         if len(self.au_thresholds) != len(ACTION_UNITS) or not all(0 < t < 1 for t in self.au_thresholds):

@@ -25,7 +25,7 @@ class Smoothing:
     window: int = 1
     """Width of the window in frame numbers, odd; 1 changes nothing."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.window < 1 or self.window % 2 == 0:
             raise ValueError(f"window must be odd and positive, not {self.window}")
 

@@ -43,7 +43,7 @@ class Ensemble:
     fitted_on: str = ""
     """The predictions that the weights were fitted on; empty for equal weights."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for task, weights in self.weights.items():
             if task not in TASKS:
                 raise ValueError(f"weights: unknown task {task!r} (tasks: {', '.join(TASKS)})")
