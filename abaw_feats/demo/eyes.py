@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from abaw_feats.demo.canvas import Canvas, bell, edge
+from abaw_feats.demo.canvas import Canvas, Window, bell, edge
 from abaw_feats.demo.identity import FaceState, Identity
 
 EYE_LEVEL = -5.0
@@ -37,7 +37,7 @@ def draw_eye(canvas: Canvas, person: Identity, state: FaceState, side: int) -> N
     canvas.darken(area, 0.30 * state["AU7"] * bell(area.y, lower + 2.0, 0.8) * np.clip(arch, 0, 1) ** 0.5)
 
 
-def _eyeball(person: Identity, state: FaceState, area, centre: float, upper: np.ndarray) -> np.ndarray:
+def _eyeball(person: Identity, state: FaceState, area: Window, centre: float, upper: np.ndarray) -> np.ndarray:
     """Colours (3, height, width) of the white of the eye, iris, pupil and reflection."""
     x, y = area.x - centre - state.gaze[0], area.y - EYE_LEVEL + 0.6 - state.gaze[1]
     radius = np.sqrt(x**2 + y**2)
@@ -73,16 +73,17 @@ def draw_brow(canvas: Canvas, person: Identity, state: FaceState, side: int, str
 
 
 def draw_glasses(canvas: Canvas, person: Identity) -> None:
-    """Rims around both eyes, a bridge, and a faint reflection."""
-    rim = person.glasses
+    """Rims around both eyes, a bridge, and a faint reflection; nothing if the person wears none."""
+    if (rim := person.glasses) is None:
+        return
     area = canvas.window(-42, 42, -18, 14)
     for side in (-1, 1):
         x, y = np.abs(area.x - side * (person.eye_spacing + 0.5)) / 13.2, np.abs(area.y + 3.5) / 10.5
         distance = (1 - (x**3.2 + y**3.2) ** (1 / 3.2)) * 11
         glare = edge(distance) * bell(area.x - side * person.eye_spacing + 0.8 * area.y, -3, 2.2)
         canvas.paint(area, 0.10 * glare, np.array((1.0, 1.0, 1.0)))
-        canvas.paint(area, 0.92 * edge(0.75 - np.abs(distance)), rim)  # type: ignore[arg-type]
+        canvas.paint(area, 0.92 * edge(0.75 - np.abs(distance)), rim)
         temple = edge(0.7 - np.abs(area.y + 6)) * edge(side * area.x - person.eye_spacing - 13)
-        canvas.paint(area, 0.9 * temple, rim)  # type: ignore[arg-type]
+        canvas.paint(area, 0.9 * temple, rim)
     bridge = edge(0.7 - np.abs(area.y + 6 + 0.08 * (9 - np.abs(area.x)))) * edge(5.2 - np.abs(area.x))
-    canvas.paint(area, 0.92 * bridge, rim)  # type: ignore[arg-type]
+    canvas.paint(area, 0.92 * bridge, rim)
