@@ -69,6 +69,8 @@ class WinogradConv2d(nn.Module):
     The result is channels-last.
     """
 
+    weight: Tensor
+
     def __init__(self, conv: nn.Conv2d):
         super().__init__()
         self.bias = conv.bias
@@ -93,7 +95,7 @@ class WinogradConv2d(nn.Module):
         _spread(padded, 1, rows)
         spread = x.new_empty(4, 4, n, tall, wide, inputs)
         _spread(rows, 3, spread.transpose(0, 1))
-        products = torch.bmm(spread.view(16, -1, inputs), self.weight)  # type: ignore[arg-type]
+        products = torch.bmm(spread.view(16, -1, inputs), self.weight)
         if self.bias is not None:
             products[5] += self.bias  # the one product that is added, once, to each of the four outputs
         outputs = products.shape[2]

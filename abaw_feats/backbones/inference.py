@@ -110,4 +110,4 @@ def _fold_into_next(net: IResNet) -> None:
     with torch.no_grad():
         layer.bias.add_((weight * shift[:, None]).sum((1, 2)))
         layer.weight.copy_((weight * scale[:, None]).flatten(1))
-    net.bn2 = nn.Identity()  # type: ignore[assignment]
+    net.bn2 = nn.Identity()

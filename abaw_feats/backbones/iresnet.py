@@ -72,7 +72,7 @@ class IResNet(nn.Module):
             stages.append(nn.Sequential(first, *rest))
             inputs, side = outputs, math.ceil(side / 2)
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.bn2 = nn.BatchNorm2d(inputs)
+        self.bn2: nn.BatchNorm2d | nn.Identity = nn.BatchNorm2d(inputs)
         self.fc = nn.Linear(inputs * side * side, dim)
         self.features = nn.BatchNorm1d(dim)
         self.features.weight.requires_grad_(False)

@@ -15,7 +15,7 @@ from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS
 
 ACTIVE = 0.35  # intensity from which on an action unit counts as active
 OTHER = EXPRESSIONS.index("Other")
-SMIRK = [ACTION_UNITS.index(name) for name in ("AU2", "AU10", "AU12")]
+SMIRK = np.array([ACTION_UNITS.index(name) for name in ("AU2", "AU10", "AU12")])
 REDRAW = 12  # frames after which a long run draws its action units again
 RUN_SPREAD = 0.9  # deviation of the logarithm of the length of a run
 FADE = np.array([1, 2, 3, 2, 1]) / 9  # the filter with which a state passes into the next
@@ -107,7 +107,7 @@ def _levels(rng: np.random.Generator, kind: np.ndarray, active: np.ndarray) -> t
     strength = np.clip(0.85 + 0.2 * arousal_z, 0.55, 1.2)[:, None]
     level = np.where(active, strength * rng.uniform(0.85, 1.1, active.shape), rng.uniform(0, 0.08, active.shape))
     other = np.flatnonzero(kind == OTHER)
-    level[np.ix_(other, SMIRK)] = np.maximum(level[np.ix_(other, SMIRK)], 0.28)  # type: ignore[arg-type]
+    level[np.ix_(other, SMIRK)] = np.maximum(level[np.ix_(other, SMIRK)], 0.28)
     tilt = rng.uniform(-0.12, 0.12, count)
     tilt[other] = rng.choice((-1, 1), len(other)) * rng.uniform(0.6, 0.9, len(other))
     mood = column("valence")[kind, 1] * valence_z

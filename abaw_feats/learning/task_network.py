@@ -144,7 +144,7 @@ def suit_device(module: Network, device: torch.device) -> Network:
         for part in module.modules():
             # Fused attention loses on the CPU for the few tokens of an image, above all backwards.
             if hasattr(part, "fused_attn"):
-                setattr(part, "fused_attn", False)  # noqa: B010
+                part.fused_attn = False  # type: ignore[assignment]
         use_quick_prelu(module)
     if any(isinstance(part, nn.Conv2d) and part.kernel_size == (3, 3) for part in module.modules()):
         module = module.to(memory_format=torch.channels_last)

@@ -29,8 +29,9 @@ def fast_rnn(
     if autocast and isinstance(rnn, nn.LSTM) and not computes_lstm(torch.get_autocast_dtype("cpu")):
         with torch.autocast("cpu", enabled=False):
             return fast_rnn(rnn, x.float(), None if hx is None else (hx[0].float(), hx[1].float()))
-    plain = isinstance(x, Tensor) and x.dtype == torch.float32 and not autocast
-    return run(rnn, x, hx) if plain and loop_is_faster(rnn) else rnn(x, hx)  # type: ignore[arg-type]
+    if isinstance(x, Tensor) and x.dtype == torch.float32 and not autocast and loop_is_faster(rnn):
+        return run(rnn, x, hx)
+    return rnn(x, hx)
 
 
 def loop_is_faster(rnn: nn.LSTM | nn.GRU) -> bool:
