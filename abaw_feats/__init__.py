@@ -10,8 +10,9 @@ The names below are the package's public ones. They are imported when they are f
 package is cheap. Messages go to the logger `abaw_feats`; nothing is printed.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from abaw_feats.vision_packages import require_feats
 from abaw_seq.lazy import lazy_names
 
 if TYPE_CHECKING:
@@ -25,4 +26,10 @@ _PLACES = {
     "load_encoder": "extraction.frame_encoder",
 }
 __all__ = [*_PLACES]  # noqa: PLE0604
-__getattr__, __dir__ = lazy_names(__name__, _PLACES)
+_get, __dir__ = lazy_names(__name__, _PLACES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        require_feats()
+    return _get(name)

@@ -5,11 +5,11 @@ Only click is imported here; each command imports its program when it runs, so t
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import click
 
+from abaw_feats.vision_packages import require_feats
 from abaw_seq.errors import UserError
 from abaw_seq.terminal import (
     PATH,
@@ -25,7 +25,6 @@ from abaw_seq.terminal import (
     set_option,
 )
 
-NEEDED = ("timm", "torchvision", "simplejpeg", "av", "PIL", "safetensors")
 PRECISIONS = ["auto", "fp32", "bf16", "fp16"]
 DTYPES = ["float16", "float32"]
 run_option = click.option(
@@ -33,13 +32,6 @@ run_option = click.option(
     help="Run folder to write; abaw-extract takes it as a backbone.",
 )  # fmt: skip
 resume_option = click.option("--resume", is_flag=True, help="Go on with an interrupted run after its last whole epoch.")
-
-
-def require_feats() -> None:
-    """Raise UserError, with the command to type, if the vision packages are not installed."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"{', '.join(missing)} not installed; type: pip install 'abaw[feats]'")
 
 
 @click.command("abaw-extract", cls=OneLineCommand)

@@ -25,7 +25,7 @@ IN_SEQ = {room: room for room in SEQ_ROOMS} | dict.fromkeys(GROUND, "ground") | 
 IN_FEATS = {
     "cli": "cli", "__main__": "cli", "extract": "cli", "pretrain": "cli", "finetune": "cli",
     "extraction": "programs", "learning": "programs", "demo": "programs",
-    "backbones": "encoders", "reading": "encoders",
+    "backbones": "encoders", "reading": "encoders", "vision_packages": "encoders",
 }  # fmt: skip
 FEATS_MAY_USE = ("abaw_seq.data", "abaw_seq.learn.losses", "abaw_seq.models.outputs")
 FORBIDDEN_NAMES = {"utils", "misc", "common", "helpers", "base"}

@@ -13,6 +13,7 @@ from PIL import Image
 
 from abaw_feats.cli import extract, main
 from abaw_seq.data.feature_file import FeatureReader
+from abaw_seq.errors import UserError
 from tests.abaw_feats.tiny_videos import write_frames, write_networks
 from tests.parity import fixture_files
 
@@ -180,8 +181,13 @@ def test_help_answers_in_under_a_second(arguments):
 
 
 def test_without_the_vision_packages_one_line_says_how_to_install_them(here, monkeypatch):
-    from abaw_feats import cli
+    import abaw_feats
+    from abaw_feats import vision_packages
 
-    monkeypatch.setattr(cli, "NEEDED", ("numpy", "no_such_package"))
+    monkeypatch.setattr(vision_packages, "NEEDED", ("numpy", "no_such_package"))
     code, _, said = extracting("--videos", "videos")
-    assert (code, said) == (2, "error: no_such_package not installed; type: pip install 'abaw[feats]'\n")
+    line = "no_such_package not installed; type: pip install 'abaw[feats]'"
+    assert (code, said) == (2, f"error: {line}\n")
+    with pytest.raises(UserError) as raised:
+        _ = abaw_feats.load_encoder
+    assert str(raised.value) == line
