@@ -25,6 +25,7 @@ from abaw_seq.terminal import (
     set_option,
 )
 
+HELP = {"help_option_names": ["-h", "--help"]}
 PRECISIONS = ["auto", "fp32", "bf16", "fp16"]
 DTYPES = ["float16", "float32"]
 run_option = click.option(
@@ -34,7 +35,7 @@ run_option = click.option(
 resume_option = click.option("--resume", is_flag=True, help="Go on with an interrupted run after its last whole epoch.")
 
 
-@click.command("abaw-extract", cls=OneLineCommand)
+@click.command("abaw-extract", cls=OneLineCommand, context_settings=HELP)
 @many(
     "--backbone", "backbones", type=str, required=True, metavar="NAME...",
     help="Encoders: names of `abaw-feats backbones`, timm:MODEL, YAML files, or run folders of pretrain and finetune.",
@@ -48,15 +49,15 @@ resume_option = click.option("--resume", is_flag=True, help="Go on with an inter
 @many("--annotations", help="Annotation files or folders; labels and splits go into the feature file.")
 @device_option
 @click.option(
-    "--batch-size", type=click.IntRange(min=1),
+    "--batch-size", type=click.IntRange(min=1), metavar="N",
     help="Frames computed at once; on a CPU, by each core.  [default: automatic]",
 )  # fmt: skip
 @click.option(
     "--precision", default="auto", show_default=True, type=click.Choice(PRECISIONS),
-    help="Of the computation. auto: bf16 where the hardware has it, else fp32. Features differ from those of fp32 by a "
-    "cosine distance of at most 1.3e-4 (bf16) and 2.4e-5 (fp16) over the built-in encoders.",
+    help="Precision of the computation; auto: bf16 where the hardware has it, else fp32. The features of the built-in "
+    "encoders differ from those of fp32 by a cosine distance of at most 1.3e-4 (bf16) or 2.4e-5 (fp16).",
 )  # fmt: skip
-@click.option("--dtype", type=click.Choice(DTYPES), help="Of the stored features.  [default: float16]")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Precision of the stored features.  [default: float16]")
 @click.option("--shard", metavar="I/N", help="Extract only the I-th of N shares of the videos.")
 @click.option("--strict", is_flag=True, help="Fail (exit code 1) if any frame could not be read.")
 def extract(backbones, videos, out, weights, shard, **settings):
@@ -87,7 +88,7 @@ def _name_and_file(text: str) -> tuple[str, str]:
     return name, file
 
 
-@click.group("abaw-feats", cls=OneLineGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("abaw-feats", cls=OneLineGroup, context_settings=HELP)
 @click.version_option(package_name="abaw")
 def main():
     """Demo data, training of encoders, and tools for feature files.
@@ -99,18 +100,23 @@ def main():
 
 @main.command()
 @click.argument("out", type=PATH)
-@click.option("--count", type=int, default=32, show_default=True, help="Number of videos with labels.")
-@click.option("--total-frames", type=int, default=8000, show_default=True, help="Number of frames of all videos.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Another seed draws other people and videos.")
+@click.option("--count", type=int, default=32, show_default=True, metavar="N", help="Number of videos with labels.")
+@click.option(
+    "--total-frames", type=int, default=8000, show_default=True, metavar="N", help="Number of frames of all videos."
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, metavar="N", help="Another seed draws other people and videos."
+)
 @click.option("--videos", "old_count", type=int, hidden=True)
 @click.option("--frames", "old_total", type=int, hidden=True)
 def demo(out, count, total_frames, seed, old_count, old_total):
-    """Write generated face videos with annotations, laid out like Aff-Wild2, to the folder OUT."""
+    """Write generated face videos and their annotations.
+
+    The folder OUT is laid out like Aff-Wild2.
+    """
     require_feats()
     from abaw_feats.demo import generate_demo
-    from abaw_seq.files import check_folder
 
-    check_folder(out.parent)
     count, total_frames = old_count or count, old_total or total_frames
     with progress("demo", total_frames, "frames") as advance:
         made = generate_demo(out, count=count, total_frames=total_frames, seed=seed, advance=advance)
@@ -163,9 +169,10 @@ def finetune(config_file, videos, annotations, tasks, run, overrides, resume, de
 @click.argument("name", required=False)
 @click.option("--list", "listed", is_flag=True, help="List the kinds of config and the shipped configs.")
 def show_config(name, listed):
-    """Print every setting with its default and meaning, as YAML to edit and use.
+    """Print every setting, with its default and meaning, as YAML.
 
-    NAME is pretrain, finetune or backbone, or a shipped config such as demo/mae, or a file; without it all are listed.
+    It can be edited and given to --config. NAME is pretrain, finetune or backbone, or a shipped config such as
+    demo/mae, or a file; without it all are listed.
     """
     require_feats()
     from abaw_seq.config.page import show
@@ -196,7 +203,7 @@ def _backbone(file: Path | None = None):
 
 @main.command()
 def backbones():
-    """List the backbones: input size, features, cost per frame, licence, and where their weights are."""
+    """List the backbones, their cost, and where their weights are."""
     require_feats()
     from abaw_feats.backbones import ALIASES, describe_backbones
 
@@ -217,7 +224,7 @@ def backbones():
 @click.argument("files", type=PATH, nargs=-1, required=True)
 @out_option("Feature file to write.", default="feats.h5", show_default=True)
 def merge(files, out):
-    """Join feature FILES of shards, or of several backbones, into one."""
+    """Join feature FILES, of shards or of several backbones."""
     from abaw_feats.extraction.join import merge_files
 
     merge_files(files, out)
@@ -226,7 +233,7 @@ def merge(files, out):
 @main.command()
 @click.argument("file", type=PATH)
 def info(file):
-    """Show the backbones, videos, frames and labels of a feature FILE."""
+    """Show the backbones, videos and labels of a feature FILE."""
     from abaw_feats.extraction.info import describe_file
 
     for table in describe_file(file):

@@ -32,7 +32,7 @@ memory_option = click.option(
     help="Where the features stay while training; auto: the first of device, host memory and file with room.",
 )  # fmt: skip
 jobs_option = click.option(
-    "--jobs", type=click.IntRange(1), default=1, show_default=True,
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, metavar="N",
     help="How many models train at the same time; they share the processor's cores and the features.",
 )  # fmt: skip
 
@@ -57,7 +57,7 @@ def main() -> None:
 @memory_option
 @device_option
 def train(feats, config_file, overrides, run, resume, annotations, memory, device) -> None:
-    """Train a multi-task head, validate it after each epoch, and keep the best epoch.
+    """Train a multi-task head and keep its best epoch.
 
     Videos of the training split train, and so do labelled videos without a split; those of the validation split
     validate, and those of the test split are never used.
@@ -96,20 +96,21 @@ def train(feats, config_file, overrides, run, resume, annotations, memory, devic
 @jobs_option
 @device_option
 def crossval(feats, config_file, overrides, folds, run, resume, write_only, annotations, memory, jobs, device) -> None:
-    """Cross-validate: train on the official split and on K folds, and score each fold and all together.
+    """Train on the official split and on K folds, and score them.
 
-    Parts of one source video are never divided between training and validation.
+    The scores are those of each fold and of all folds together. Parts of one source video are never divided between
+    training and validation.
     """
     from abaw_seq import config as configs
     from abaw_seq.data.folds import FOLD_HEADER, fold_rows
     from abaw_seq.engine.device import find_device
     from abaw_seq.experiments.crossval import choose_folds, crossvalidate, fold_table, store_folds
-    from abaw_seq.files import check_folder
     from abaw_seq.learn.settings import TrainConfig
     from abaw_seq.results.tables import comparison
+    from abaw_seq.run_folder import check_unused
 
     settings, device = configs.load(TrainConfig, config_file, overrides), find_device(device)
-    check_folder(run)
+    check_unused(run)
     corpus = _corpus(feats, settings.backbones or None, annotations, device, memory)
     chosen = choose_folds(corpus, folds)
     print_table("Folds", FOLD_HEADER, fold_rows(chosen, corpus.video_labels()))
@@ -124,8 +125,8 @@ def crossval(feats, config_file, overrides, folds, run, resume, write_only, anno
 @click.argument("runs", type=PATH, nargs=-1)
 @many("--predictions", help="Prediction files, submissions, or folders of these.")
 @many("--annotations", help="Annotation files or folders to score against, in place of stored labels.")
-@click.option("--edition", default="mtl", show_default=True, help=EDITION)
-@click.option("--split", help="Score only the videos of this split: train, val or test.")
+@click.option("--edition", default="mtl", show_default=True, metavar="NAME", help=EDITION)
+@click.option("--split", metavar="NAME", help="Score only the videos of this split: train, val or test.")
 @click.option("--bootstrap", "resamples", type=click.IntRange(0), default=0, metavar="N",
               help="Add 95 % confidence intervals from N bootstrap resamples of the videos.")  # fmt: skip
 @click.option("--summary", is_flag=True, help="One row per run, without single classes.")
@@ -166,10 +167,10 @@ def evaluate(
 @feats_option
 @out_option("Path without suffix: writes OUT.csv and OUT.h5.", required=True)
 @raw_option
-@click.option("--checkpoint", help="Weights to use, such as best_au.pt.  [default: best.pt]")
+@click.option("--checkpoint", metavar="NAME", help="Weights to use, such as best_au.pt.  [default: best.pt]")
 @device_option
 def predict(run, feats, out, raw, checkpoint, device) -> None:
-    """Predict every frame of the videos in feature files, as CSV and HDF5.
+    """Predict every frame of feature files, as CSV and HDF5.
 
     RUN is a run folder, an ensemble (its members predict) or a cross-validation (the mean of its folds).
     """
@@ -193,16 +194,20 @@ def predict(run, feats, out, raw, checkpoint, device) -> None:
 @many("--annotations", required=True, help="Annotation files or folders, in the official formats.")
 @out_option("Feature file to write.  [default: replace the one of --feats]")
 def label(feats, annotations, out) -> None:
-    """Attach labels and splits to a feature file, by video and frame number."""
+    """Attach labels and splits to a feature file.
+
+    They are matched by video and frame number.
+    """
     from abaw_seq.data.annotations import SUMMARY_HEADER, read_annotations
     from abaw_seq.data.labelling import label_feature_file
     from abaw_seq.files import check_output
 
     if len(feats) != 1:
         raise UserError("label takes one --feats file at a time")
-    labels = read_annotations(*annotations)
-    out = out or feats[0]
-    header, rows = label_feature_file(feats[0], labels, out if out == feats[0] else check_output(out))
+    if out:
+        check_output(out)
+    labels, out = read_annotations(*annotations), out or feats[0]
+    header, rows = label_feature_file(feats[0], labels, out)
     print_table("Annotations", SUMMARY_HEADER, labels.summary_rows())
     print_table(f"Labels in {out}", header, rows)
 
@@ -219,10 +224,10 @@ def label(feats, annotations, out) -> None:
 @jobs_option
 @device_option
 def ensemble(runs, run, method, weights_of, recipe, feats, overrides, jobs, device) -> None:
-    """Join the predictions of runs, or of prediction files (RUNS), task by task.
+    """Join the predictions of several runs, task by task.
 
-    Weights are fitted on the labels that the predictions carry. With --config and --feats the members of a recipe,
-    such as abaw4/ensemble, are trained first, each with several seeds.
+    RUNS are run folders or prediction files. Weights are fitted on the labels that the predictions carry. With --config
+    and --feats the members of a recipe, such as abaw4/ensemble, are trained first, each with several seeds.
     """
     from abaw_seq.engine.device import find_device
     from abaw_seq.results.ensemble import join_runs
@@ -244,15 +249,19 @@ def ensemble(runs, run, method, weights_of, recipe, feats, overrides, jobs, devi
 @click.argument("source", type=PATH, required=False)
 @click.option("--list", "listed", type=PATH, help="The test set's list or template; or a list of its videos.")
 @click.option("--lengths", type=PATH, help="Frames per video (lines `video,frames`), for one file per video.")
-@click.option("--edition", help=EDITION + " A template names its own.")
+@click.option("--edition", metavar="NAME", help=EDITION + " A template names its own.")
 @click.option("--fill", type=click.Choice(["nearest", "interpolate"]), default="nearest", show_default=True,
               help="Valence and arousal of frames without a prediction.")  # fmt: skip
 @out_option("File to write, or folder for one file per video.")
 @click.option("--check", type=PATH, metavar="FILE", help="Check this submission, and write nothing.")
 @raw_option
 def submit(source, listed, lengths, edition, fill, out, check, raw) -> None:
-    """Write the official submission of a run or prediction file (SOURCE), and check it."""
+    """Write the official submission files, and check them.
+
+    SOURCE is a run folder or a prediction file.
+    """
     from abaw_seq.data.prediction_file import read_predictions
+    from abaw_seq.files import check_output
     from abaw_seq.results.postprocess import read_postprocessed
     from abaw_seq.results.submission.checking import check_submission
     from abaw_seq.results.submission.wanted import wanted_rows
@@ -264,6 +273,8 @@ def submit(source, listed, lengths, edition, fill, out, check, raw) -> None:
         return
     if source is None or out is None:
         raise UserError("submit takes a run or prediction file and -o FILE, or --check FILE")
+    for name in wanted.files:
+        check_output(out / name)
     predictions = read_predictions(source) if raw else read_postprocessed(source)
     click.echo(write_checked(out, wanted, predictions, fill=fill))
 
@@ -272,9 +283,10 @@ def submit(source, listed, lengths, edition, fill, out, check, raw) -> None:
 @click.argument("name", required=False)
 @click.option("--list", "listed", is_flag=True, help="List the kinds of config and the shipped configs.")
 def show_config(name, listed) -> None:
-    """Print every setting with its default and meaning, as YAML to edit and use.
+    """Print every setting, with its default and meaning, as YAML.
 
-    NAME is train or ensemble, or a shipped config such as abaw4/gru, or a file; without it all are listed.
+    It can be edited and given to --config. NAME is train or ensemble, or a shipped config such as abaw4/gru, or a
+    file; without it all are listed.
     """
     from abaw_seq.config.page import show
 
@@ -286,11 +298,13 @@ def show_config(name, listed) -> None:
 @out_option("Folder for report.html.  [default: the first run]")
 @click.option("--frames", type=PATH, help="Folder of the face images (cropped_aligned), to show them.")
 def report(runs, out, frames) -> None:
-    """Make a page of RUNS: curves, confusion matrix, action units, and each video frame by frame."""
-    from abaw_seq.files import check_folder
+    """Make an HTML page about RUNS.
+
+    It shows learning curves, scores, confusion matrices, action units, and each video frame by frame.
+    """
     from abaw_seq.results.report.write import write_report
 
-    click.echo(write_report(list(runs), check_folder(out) if out else None, frames_root=frames))
+    click.echo(write_report(list(runs), out, frames_root=frames))
 
 
 def _fit_runs(runs, fit_on) -> dict[str, dict]:
@@ -324,13 +338,14 @@ def _recipe(file: Path | None = None):
 def _follow_recipe(recipe_file, overrides, runs, feats, run, device, jobs) -> None:
     from abaw_seq.config import find
     from abaw_seq.experiments.recipe import follow, load_recipe
-    from abaw_seq.files import check_folder
 
-    if runs or not feats:
-        raise UserError("--config trains its own members: give --feats FILE and no RUNS")
+    if runs:
+        raise UserError(f"{runs[0]}: --config trains its own members and joins no RUNS; write --feats before each file")
+    if not feats:
+        raise UserError("--config trains its own members: give --feats FILE")
     recipe_file = find(recipe_file)
     recipe = load_recipe(recipe_file, overrides)
-    click.echo(follow(recipe, recipe_file.parent, list(feats), check_folder(run), device=device, jobs=jobs))
+    click.echo(follow(recipe, recipe_file.parent, list(feats), run, device=device, jobs=jobs))
 
 
 def _corpus(feats, backbones, annotations, device, memory):

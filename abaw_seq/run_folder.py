@@ -29,7 +29,7 @@ from typing import Any
 
 from abaw_seq import config as configs
 from abaw_seq.errors import UserError
-from abaw_seq.files import load_tensors, make_folder, save_tensors, write_json, write_text
+from abaw_seq.files import check_folder, load_tensors, make_folder, save_tensors, write_json, write_text
 
 CONFIG, PROVENANCE, METRICS = "config.yaml", "provenance.json", "metrics.jsonl"
 LAST, BEST = "last.pt", "best.pt"
@@ -81,9 +81,10 @@ def open_run(
 
 
 def check_unused(run: Path, *, resume: bool = False) -> None:
-    """UserError where a folder cannot take a new run, because it is a file or, without `resume`, holds one."""
+    """UserError where a folder cannot be written or, without `resume`, holds a trained run."""
     if run.exists() and not run.is_dir():
         raise UserError(f"{run} is a file; name a folder for the run")
+    check_folder(run)
     if (run / LAST).exists() and not resume:
         raise UserError(f"{run} already holds a run; resume it, or name another folder")
 

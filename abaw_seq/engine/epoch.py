@@ -25,7 +25,7 @@ def train_epoch(
 
     losses_of: a batch's items -> (losses,), the first of which is minimised, the others are for the record.
     rates: the learning rate of each update; there are `update.accumulate` batches to each.
-    advance: told the number of samples of each batch (the length of its last item) and, now and then, the loss:
+    advance: called with the number of samples of each batch (the length of its last item) and, now and then, the loss:
     nothing else here waits for the device.
     """
     total: Any = 0.0

@@ -75,8 +75,8 @@ def _member(run: Path, name: str) -> Path:
     member = member_folder(run, name)
     if member is None:
         raise UserError(
-            f"{run}: its member {name} is not a run folder here; predict with each member (predict --raw) "
-            f"and join these with ensemble --apply {run}"
+            f"{run}: its member {name} is not a run folder here; make raw predictions with each member and join them "
+            f"by the weights of {run}"
         )
     return member
 

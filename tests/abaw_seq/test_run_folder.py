@@ -49,6 +49,8 @@ def test_runs_are_neither_overwritten_nor_continued_with_other_settings(tmp_path
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file is a file"):
         run_folder.open_run(tmp_path / "file", CONFIG, resume=True)
+    with pytest.raises(UserError, match="file is a file; choose another output"):
+        run_folder.check_unused(tmp_path / "file" / "run")
 
 
 def test_a_setting_that_is_newer_than_the_run_counts_as_its_default(tmp_path):

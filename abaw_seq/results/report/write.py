@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from abaw_seq.data.prediction_file import Videos, read_predictions, score_videos
 from abaw_seq.errors import UserError
-from abaw_seq.files import write_bytes, write_text
+from abaw_seq.files import check_folder, write_bytes, write_text
 from abaw_seq.results.postprocess import postprocessed
 from abaw_seq.results.reading import distinct_names, with_current_labels
 from abaw_seq.results.report.page import Plot, ReportedRun, render_page
@@ -46,7 +46,7 @@ def write_report(runs: list[Path], out: Path | None = None, *, frames_root: Path
     if not runs:
         raise UserError("no runs to report on: name at least one run folder")
     runs = [Path(run) for run in runs]
-    folder = Path(out) if out is not None else runs[0].parent if runs[0].is_file() else runs[0]
+    folder = check_folder(out if out is not None else runs[0].parent if runs[0].is_file() else runs[0])
     image_base = None if frames_root is None else _image_base(Path(frames_root), folder)
     reported = [_read_run(path, name) for path, name in zip(runs, distinct_names(runs), strict=True)]
 

@@ -104,12 +104,23 @@ def test_a_cross_validation_predicts_with_all_its_folds(toy_feats, tmp_path):
 
 def test_mistakes_are_one_line(runs, toy_feats, tmp_path, capsys):
     (tmp_path / "ensemble.yaml").write_text("{members: [gone], method: mean, weights: {au: [1]}}")
+    (tmp_path / "list.txt").write_text("image,valence,arousal,expression,aus\nval0/00001.jpg\n")
     mistakes = {
         "nothing to join": ("ensemble", "--run", tmp_path / "x"),
         "--fit needs run folders": ("evaluate", "--fit"),
         "holds no ensemble.yaml": ("ensemble", runs / "gru", "--run", tmp_path / "x", "--apply", runs / "none"),
         "its member gone is not a run folder here": ("predict", tmp_path, "--feats", toy_feats, "-o", tmp_path / "x"),
-        "trains its own members": ("ensemble", runs / "gru", "--config", "a.yaml", "--run", tmp_path / "x"),
+        "gru: --config trains its own members": ("ensemble", runs / "gru", "--config", "a", "--run", tmp_path / "x"),
+        "none already holds a run": ("ensemble", runs / "gru", "--run", runs / "none"),
+        "gru already holds a run": ("crossval", "--feats", toy_feats, "--run", runs / "gru", "--resume"),
+        "list.txt is a file": (
+            "submit",
+            runs / "gru",
+            "--list",
+            tmp_path / "list.txt",
+            "-o",
+            tmp_path / "list.txt" / "x",
+        ),
     }
     for words, arguments in mistakes.items():
         assert run(*arguments) == 2
