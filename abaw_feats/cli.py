@@ -12,6 +12,7 @@ import click
 from abaw_feats.vision_packages import require_feats
 from abaw_seq.errors import UserError
 from abaw_seq.terminal import (
+    HELP,
     PATH,
     OneLineCommand,
     OneLineGroup,
@@ -21,18 +22,17 @@ from abaw_seq.terminal import (
     out_option,
     print_table,
     progress,
+    resume_option,
     say,
     set_option,
 )
 
-HELP = {"help_option_names": ["-h", "--help"]}
 PRECISIONS = ["auto", "fp32", "bf16", "fp16"]
 DTYPES = ["float16", "float32"]
 run_option = click.option(
     "--run", "-o", "--out", "run", type=PATH, required=True,
     help="Run folder to write; abaw-extract takes it as a backbone.",
 )  # fmt: skip
-resume_option = click.option("--resume", is_flag=True, help="Go on with an interrupted run after its last whole epoch.")
 
 
 @click.command("abaw-extract", cls=OneLineCommand, context_settings=HELP)

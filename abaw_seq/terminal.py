@@ -20,6 +20,7 @@ from abaw_seq.errors import AbawError
 
 PLAIN_PROGRESS_SECONDS = 10.0
 PATH = click.Path(path_type=Path)
+HELP = {"help_option_names": ["-h", "--help"]}
 
 _shows_progress = False
 
@@ -128,6 +129,11 @@ def config_option(example: str, name: str = "config_file") -> Callable:
     return click.option("--config", name, type=PATH, metavar="FILE|NAME", help=words)
 
 
+feats_option = many(
+    "--feats", required=True,
+    help="Feature files; also HDF5 files with /<video>/feature, and folders of <video>.npy. Several are joined.",
+)  # fmt: skip
+resume_option = click.option("--resume", is_flag=True, help="Go on with an interrupted run after its last whole epoch.")
 set_option = many("--set", "overrides", type=str, metavar="KEY=VALUE...", help="Change single settings.")
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where to compute."

@@ -1,6 +1,8 @@
 import click
 import pytest
 
+from abaw_feats.cli import main as feats_main
+from abaw_seq.cli import main as seq_main
 from abaw_seq.errors import AbawError, UserError
 from abaw_seq.terminal import OneLineGroup, print_table, progress
 
@@ -98,3 +100,10 @@ def test_a_repeatable_option_takes_several_values_where_nothing_is_given_by_posi
         tool.main(typed.split())
     assert ended.value.code == 0
     assert capsys.readouterr().out.strip() == meant
+
+
+@pytest.mark.parametrize("group", [seq_main, feats_main])
+def test_each_verb_is_listed_with_a_whole_sentence(group):
+    listed = group.get_help(click.Context(group, terminal_width=80)).split("Commands:\n")[1].splitlines()
+    assert len(listed) == len(group.commands) and all(line.endswith(".") for line in listed)
+    assert not [line for line in listed if line.endswith("...")]
