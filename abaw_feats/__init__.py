@@ -4,7 +4,7 @@
 
     encoder = abaw_feats.load_encoder("mae", weights="mae.pth")
     encoder(frames)                                                     # uint8 (n, height, width, 3) -> (n, dim)
-    abaw_feats.extract(backbones=["mae"], videos=["cropped_aligned"], out="feats.h5")
+    abaw_feats.extract(backbones="mae", videos="cropped_aligned", out="feats.h5")
 
 The names below are the package's public ones. They are imported when they are first used, so that importing the
 package is cheap. Messages go to the logger `abaw_feats`; nothing is printed.

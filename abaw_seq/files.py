@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     import h5py
     import torch
 
+PathLike = str | os.PathLike[str]
+
+
+def each_path(paths: PathLike | Iterable[PathLike]) -> list[Path]:
+    """The paths of an argument that is one path or several."""
+    return [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(path) for path in paths]
+
 
 def check_output(path: str | os.PathLike[str]) -> Path:
     """UserError where a file could not be written at `path`; for before the hours of work that lead there."""

@@ -82,6 +82,11 @@ def score(
     mean over the units that have labels, because AU20 of the 2020 edition has no column.
 
     Raises UserError when predictions of labelled frames are not finite or have another shape.
+
+    >>> labels = np.full((3, 15), np.nan)
+    >>> labels[:, 0] = [-0.5, 0.0, 0.5]
+    >>> round(score({"valence": np.array([-0.5, 0.0, 0.5])}, labels, edition="va")["valence"], 3)
+    1.0
     """
     _check_request(edition, predicted, labels)
     sums = _sums(predicted, labels, edition, thresholds, _centres([predicted], [labels]))

@@ -41,6 +41,7 @@ from abaw_seq.data.feature_file import BackboneInfo, FeatureReader, merge_backbo
 from abaw_seq.engine.device import find_precision
 from abaw_seq.engine.processes import process_group
 from abaw_seq.errors import AbawError
+from abaw_seq.files import PathLike, each_path
 from abaw_seq.terminal import progress
 
 log = logging.getLogger(__name__)
@@ -54,11 +55,11 @@ VIDEOS_LISTED = 20
 
 def extract(
     *,
-    backbones: Sequence[str],
-    videos: Sequence[str | Path],
-    out: str | Path,
+    backbones: str | Sequence[str],
+    videos: PathLike | Sequence[PathLike],
+    out: PathLike,
     weights: dict[str, str] | None = None,
-    annotations: Sequence[str | Path] = (),
+    annotations: PathLike | Sequence[PathLike] = (),
     device: str = "auto",
     batch_size: int | None = None,
     precision: str = "auto",
@@ -66,7 +67,7 @@ def extract(
     shard: tuple[int, int] | None = None,
     strict: bool = False,
 ) -> None:
-    """Write the features of every frame of `videos` by every one of `backbones` to the file `out`.
+    """Write the features of every frame of `videos`, by one or several `backbones`, to the file `out`.
 
     Features that `out` and its spool already contain are not computed again.
 
@@ -74,16 +75,18 @@ def extract(
     shard: (I, N) for the I-th of N shares of the videos.
     Raises UserError where the arguments do not fit each other or `out`, and AbawError at the end if videos
     (with `strict`: frames) could not be read.
+
+    >>> extract(backbones="iresnet18", weights={"iresnet18": "random"}, videos="cropped_aligned", out="new.h5")
     """
     out = Path(out)
     with process_group(device, longest_wait=LONGEST_WAIT) as group, ExitStack() as stack:
         # Videos, labels, networks.
         spool = group.share(lambda: stack.enter_context(locked_spool(out)))
-        sources = list_videos(videos)
+        sources = list_videos(each_path(videos))
         if shard is not None:
             sources = balanced_shards(sources, shard[1])[shard[0] - 1]
-        labels = read_annotations(*annotations) if annotations else None
-        loaded = load_backbones(backbones, weights or {})
+        labels = read_annotations(*each_path(annotations)) if annotations else None
+        loaded = load_backbones([backbones] if isinstance(backbones, str) else backbones, weights or {})
 
         # What remains to be done, and this process's share of it.
         precision = settled_precision(precision, finished_files(spool), loaded, group.device)

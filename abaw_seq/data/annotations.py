@@ -119,6 +119,10 @@ def read_annotations(*paths: str | os.PathLike[str]) -> Annotations:
 
     Raises UserError for a path that does not exist, for a file that holds no annotations, and for
     a line that cannot be read, with its number and text.
+
+    >>> annotations = read_annotations("annotations")
+    >>> annotations.videos["video1"].split, annotations.videos["video1"].labels.shape
+    ('val', (120, 15))
     """
     reading = _Reading()
     for file, root, named in _files(paths):

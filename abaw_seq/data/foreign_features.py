@@ -30,6 +30,7 @@ import numpy as np
 from abaw_seq.data.annotations import Annotations
 from abaw_seq.data.feature_file import FORMAT, BackboneInfo, FeatureReader, VideoFeatures
 from abaw_seq.errors import UserError
+from abaw_seq.files import PathLike
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +40,15 @@ NUMBERS_SUFFIX = ".frames"
 _NUMBER = re.compile(r"(\d+)(?:\.\w+)?$")
 
 
-def open_features(path: Path, annotations: Annotations | None = None) -> FeatureReader | ForeignReader:
+def open_features(path: PathLike, annotations: Annotations | None = None) -> FeatureReader | ForeignReader:
     """Open a feature file, or features of another layout, for which `annotations` can give the frame numbers.
 
     Logs in one line where the frame numbers of another layout come from. Raises UserError for any other
     file, and for one that is truncated.
+
+    >>> with open_features("feats.h5") as reader:
+    ...     reader.features("video1", "mae").shape, reader.frames("video1")[:3].tolist()
+    ((120, 12), [1, 2, 3])
     """
     path = Path(path)
     name, place = "", path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,28 +15,29 @@ from abaw_seq.data.feature_store import Memory
 from abaw_seq.data.prediction_file import Videos
 from abaw_seq.engine.device import find_device
 from abaw_seq.errors import UserError
+from abaw_seq.files import PathLike, each_path
 from abaw_seq.learn.settings import TrainConfig
 from abaw_seq.learn.train import train as train_run
 from abaw_seq.results.postprocess import postprocessed
 from abaw_seq.results.predict import predict_run
 from abaw_seq.results.reading import read_current
 
-PathLike = str | os.PathLike[str]
 
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, init=False)
 class Run:
     """A finished run, ensemble or cross-validation, by its folder; nothing is read before it is asked for.
 
-    >>> run = Run("runs/gru")                                   # doctest: +SKIP
-    >>> run.scores["untuned"]["p_mtl"]                          # doctest: +SKIP
-    >>> run.predict("feats.h5")["video1"].outputs["valence"]    # doctest: +SKIP
+    >>> run = Run("runs/gru")
+    >>> run.config.model.encoder.kind, len(run.history), sorted(run.scores["untuned"]["au_f1"])[:2]
+    ('gru', 2, ['AU1', 'AU10'])
+    >>> run.predict("feats.h5")["video1"].outputs["expression"].shape
+    (120, 8)
     """
 
     folder: Path
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", Path(self.folder))
+    def __init__(self, folder: PathLike) -> None:
+        object.__setattr__(self, "folder", Path(folder))
         if not self.folder.is_dir():
             raise UserError(f"{self.folder}: no such run folder")
 
@@ -78,7 +78,7 @@ class Run:
         smoothing, thresholds and biases. checkpoint: which weights, such as "best_au.pt".
         Raises UserError where the features are not those the run was trained on.
         """
-        groups = predict_run(self.folder, _paths(features), find_device(device), checkpoint=checkpoint)
+        groups = predict_run(self.folder, each_path(features), find_device(device), checkpoint=checkpoint)
         predictions: Videos = {}
         for group in groups:
             predictions |= group if raw else postprocessed(self.folder, group)
@@ -103,14 +103,16 @@ def train(
     "host" or "file". resume: go on with an interrupted run.
     Raises UserError for what does not fit together, AbawError if the loss is not finite.
 
-    >>> run = train({"like": "abaw4/gru", "epochs": 3}, "feats.h5", run="runs/quick")    # doctest: +SKIP
+    >>> run = train({"like": "abaw4/none", "epochs": 3}, "feats.h5", run="runs/none")
+    >>> len(run.history)
+    3
     """
     settings = _settings(config)
     run_folder.check_unused(Path(run), resume=resume)
     place = find_device(device)
-    labels = read_annotations(*_paths(annotations)) if annotations else None
+    labels = read_annotations(*each_path(annotations)) if annotations else None
     corpus = load_corpus(
-        _paths(features), backbones=settings.backbones or None, annotations=labels, device=place, memory=memory
+        each_path(features), backbones=settings.backbones or None, annotations=labels, device=place, memory=memory
     )
     train_run(settings, corpus, Path(run), device=place, resume=resume)
     return Run(Path(run))
@@ -120,7 +122,3 @@ def _settings(config: TrainConfig | Mapping[str, Any] | PathLike) -> TrainConfig
     if isinstance(config, TrainConfig):
         return config
     return configs.load(TrainConfig, config if isinstance(config, Mapping) else Path(config))
-
-
-def _paths(paths: PathLike | Sequence[PathLike]) -> list[Path]:
-    return [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(path) for path in paths]

@@ -1,6 +1,5 @@
 """`import abaw_feats`: encoders and extraction from Python."""
 
-import doctest
 import subprocess
 import sys
 
@@ -43,9 +42,3 @@ def test_an_encoder_gives_the_features_that_extraction_stores(tmp_path):
     assert len(numbers) == 11 and encoder(pixels[:0]).shape == (0, encoder.dim)
     with pytest.raises(ValueError, match="expected uint8"):
         encoder(pixels.astype(np.float32))
-
-
-def test_examples_in_docstrings_run():
-    from abaw_feats.extraction import frame_encoder
-
-    assert doctest.testmod(frame_encoder, extraglobs={"np": np}).failed == 0

@@ -1,6 +1,5 @@
 """`import abaw_seq`: a few names, cheap to import, that do what the commands do."""
 
-import doctest
 import subprocess
 import sys
 
@@ -69,9 +68,3 @@ def test_mistakes_name_the_argument(toy_feats, tmp_path):
 def test_features_open_as_a_file(toy_feats):
     with abaw_seq.open_features(toy_feats) as reader:
         assert reader.features("val0", "toy").shape == (120, 12)
-
-
-def test_examples_in_docstrings_run():
-    from abaw_seq.results import run
-
-    assert doctest.testmod(run).failed == 0
