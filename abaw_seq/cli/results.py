@@ -90,8 +90,8 @@ def evaluate(
         print_table("Untuned and tuned scores", *comparison(_fit_runs(runs, fit_on)))
         return
     for path in annotations:
-        if holds_run(path):
-            raise UserError(f"{path}: is a run, not annotations; name runs before the options")
+        if holds_run(path) or path.suffix == ".h5":
+            raise UserError(f"{path}: holds predictions, not annotations; name RUNS before the options")
     evaluation = score_files(
         [*runs, *predictions], annotations, edition=edition, split=split, resamples=resamples, constant=constant
     )

@@ -83,7 +83,11 @@ def test_arguments_come_first_and_then_options_take_several_values(runs, tmp_pat
     assert run("evaluate", "--annotations", tmp_path / "none.txt", runs / "gru") == 2
     assert "none.txt: no such file" in capsys.readouterr().err
     assert run("evaluate", runs / "gru", "--annotations", tmp_path / "none.txt", runs / "none") == 2
-    assert f"{runs / 'none'}: is a run, not annotations; name runs before the options" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{runs / 'none'}: holds predictions, not annotations; name RUNS before the options" in said
+    file = runs / "none" / "predictions.h5"
+    assert run("evaluate", runs / "gru", "--annotations", tmp_path / "none.txt", file) == 2
+    assert f"{file}: holds predictions, not annotations" in capsys.readouterr().err
     files = [tmp_path / "a.h5", tmp_path / "b.h5"]
     for file in files:
         file.write_bytes((runs / "none" / "predictions.h5").read_bytes())
