@@ -81,6 +81,14 @@ def open_run(
 
 
 def check_unused(run: Path, *, resume: bool = False) -> None:
+    """UserError where training cannot write to a folder, because of the place or because another run is there."""
+    check_untrained(run, resume=resume)
+    for name, kind in ((ENSEMBLE, "an ensemble"), (FOLDS, "a cross-validation")):
+        if (run / name).is_file():
+            raise UserError(f"{run} holds {kind}; name another folder for the run")
+
+
+def check_untrained(run: Path, *, resume: bool = False) -> None:
     """UserError where a folder cannot be written or, without `resume`, holds a trained run."""
     if run.exists() and not run.is_dir():
         raise UserError(f"{run} is a file; name a folder for the run")

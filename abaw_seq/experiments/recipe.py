@@ -34,7 +34,7 @@ from abaw_seq.results.postprocess import fit_postprocess, fit_run
 from abaw_seq.results.reading import read_current
 from abaw_seq.results.tables import SCORE_NAMES, number
 from abaw_seq.results.weights import cross_fitted_ensemble, fit_ensemble
-from abaw_seq.run_folder import MEMBERS, OUT_OF_FOLD, RESULTS, check_same_config, check_unused, is_finished
+from abaw_seq.run_folder import MEMBERS, OUT_OF_FOLD, RESULTS, check_same_config, check_untrained, is_finished
 
 COLUMNS = SCORE_NAMES | {"smoothed": "P_MTL smoothed", "tuned": "P_MTL smoothed and tuned"}
 
@@ -84,7 +84,7 @@ def follow(recipe: Recipe, folder: Path, feats: list[Path], run: Path, *, device
     UserError where there is no validation split.
     """
     # Members, on corpora that are loaded once.
-    check_unused(run)
+    check_untrained(run)
     corpora: dict[tuple[str, ...], Corpus] = {}
     members: dict[str, list[str]] = {}
     trainings: list[Training] = []

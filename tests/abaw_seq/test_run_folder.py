@@ -53,6 +53,17 @@ def test_runs_are_neither_overwritten_nor_continued_with_other_settings(tmp_path
         run_folder.check_unused(tmp_path / "file" / "run")
 
 
+@pytest.mark.parametrize(("name", "kind"), [("ensemble.yaml", "an ensemble"), ("folds.yaml", "a cross-validation")])
+def test_training_leaves_ensembles_and_cross_validations_alone(tmp_path, name, kind):
+    for file in (name, "scores.json", "predictions.h5"):
+        (tmp_path / file).touch()
+    run_folder.check_untrained(tmp_path)
+    for resume in (False, True):
+        with pytest.raises(UserError, match=f"holds {kind}; name another folder"):
+            run_folder.open_run(tmp_path, CONFIG, resume=resume)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted((name, "scores.json", "predictions.h5"))
+
+
 def test_a_setting_that_is_newer_than_the_run_counts_as_its_default(tmp_path):
     run_folder.open_run(tmp_path, CONFIG, resume=False)
     run_folder.save_epoch(tmp_path, state(1))
