@@ -82,6 +82,8 @@ def open_run(
 
 def check_unused(run: Path, *, resume: bool = False) -> None:
     """UserError where training cannot write to a folder, because of the place or because another run is there."""
+    if (run / LAST).exists() and not resume:
+        raise UserError(f"{run} already holds a run; resume it, or name another folder")
     check_untrained(run, resume=resume)
     for name, kind in ((ENSEMBLE, "an ensemble"), (FOLDS, "a cross-validation")):
         if (run / name).is_file():
@@ -94,7 +96,7 @@ def check_untrained(run: Path, *, resume: bool = False) -> None:
         raise UserError(f"{run} is a file; name a folder for the run")
     check_folder(run)
     if (run / LAST).exists() and not resume:
-        raise UserError(f"{run} already holds a run; resume it, or name another folder")
+        raise UserError(f"{run} already holds a trained run; name another folder")
 
 
 def check_same_config(run: Path, config: Any, *, free: tuple[str, ...] = ()) -> None:

@@ -277,6 +277,7 @@ def _type_the_command(arguments, errors):
     """In a process of its own: `abaw-extract` with a slow network."""
     from abaw_feats.cli import extract as command
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores Ctrl-C
     torch.set_num_threads(1)
     sys.stderr = open(errors, "w", buffering=1)
     encode = Encoder.encode

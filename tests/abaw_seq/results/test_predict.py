@@ -111,8 +111,8 @@ def test_mistakes_are_one_line(runs, toy_feats, tmp_path, capsys):
         "holds no ensemble.yaml": ("ensemble", runs / "gru", "--run", tmp_path / "x", "--apply", runs / "none"),
         "its member gone is not a run folder here": ("predict", tmp_path, "--feats", toy_feats, "-o", tmp_path / "x"),
         "gru: --config trains its own members": ("ensemble", runs / "gru", "--config", "a", "--run", tmp_path / "x"),
-        "none already holds a run": ("ensemble", runs / "gru", "--run", runs / "none"),
-        "gru already holds a run": ("crossval", "--feats", toy_feats, "--run", runs / "gru", "--resume"),
+        "none already holds a trained run": ("ensemble", runs / "gru", "--run", runs / "none"),
+        "gru already holds a trained run": ("crossval", "--feats", toy_feats, "--run", runs / "gru", "--resume"),
         "list.txt is a file": (
             "submit",
             runs / "gru",
