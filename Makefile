@@ -41,7 +41,7 @@ AVERAGE := $(OUT)/runs/average
 REPORT  := $(OUT)/report.html
 RESULTS := $(OUT)/results.md
 
-.PHONY: help all results test test-lowest check bench clean
+.PHONY: help all results test test-lowest check bench fuzz clean
 .DELETE_ON_ERROR:
 
 help:
@@ -51,6 +51,7 @@ help:
 	@echo "make test    the tests"
 	@echo "make check   formatting, faults that can be seen in the source, and types"
 	@echo "make test-lowest  the tests with the lowest versions that pyproject.toml allows"
+	@echo "make fuzz    thousands of damaged inputs for every reader"
 	@echo "make bench   the benchmarks, as tables of ratios"
 	@echo "make clean   removes out/ (the environment in $(VENV) stays)"
 
@@ -71,6 +72,9 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+fuzz: $(READY)
+	$(BIN)/python -m pytest tests/fuzz --fuzz 4000
 
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks

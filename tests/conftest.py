@@ -15,6 +15,12 @@ show_messages()  # as the commands do; test_isolation has a test that the librar
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
 
 
+def pytest_addoption(parser):
+    """`make fuzz` runs the tests in `tests/fuzz` for long."""
+    parser.addoption("--fuzz", type=int, default=40, help="changed inputs per reader")
+    parser.addoption("--fuzz-from", type=int, default=0, help="the number of the first one")
+
+
 def backbone_info(dim: int, sha: str = "0" * 64, dtype: str = "float16") -> BackboneInfo:
     """A description of a backbone that never existed."""
     return BackboneInfo(dim, "toy", "toy.pt", sha, {"size": 8}, "avg", dtype, "2026-01-01T00:00:00+00:00")
