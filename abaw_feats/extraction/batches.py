@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from PIL import Image
 
+from abaw_feats.reading.decoder_processes import Decoders, Outcome, read_image
 from abaw_feats.reading.frames import VideoSource, decode_video, frame_files
-from abaw_feats.reading.images import decode_image
 
 # Batches of large frames are smaller, so that those in memory together have a bounded size.
 MAX_BATCH_BYTES = 128 * 2**20
+
+Decoded = Callable[[Sequence[str]], AbstractContextManager[Iterable[Outcome]]]
 
 
 @dataclass
@@ -56,20 +59,24 @@ class Batch:
 
 
 def load_batches(
-    videos: Iterable[VideoSource], *, batch_size: int, workers: int, pin_memory: bool = False
+    videos: Iterable[VideoSource], *, batch_size: int, workers: int, processes: bool = False, pin_memory: bool = False
 ) -> Iterator[Batch]:
     """Decode the frames of the videos in order, every frame once.
 
-    One thread lists folders and reads video files, `workers` threads read and decode images, a few batches ahead of
-    the caller. A video that cannot be listed or read ends early, with its `problem` set.
+    One thread lists folders and reads video files, `workers` threads or `processes` read and decode images, a few
+    batches ahead of the caller. A video that cannot be listed or read ends early, with its `problem` set.
     """
     jobs = _jobs(videos, batch_size)
     ahead: deque[Future] = deque()
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(workers) as decoders:
+    with ExitStack() as stack:
+        decoded = stack.enter_context(Decoders(workers, MAX_BATCH_BYTES)).decoded if processes else _decoded_here
+        reader = stack.enter_context(ThreadPoolExecutor(1))
+        # Each process has a thread that waits for it, and one more puts its pixels in place meanwhile.
+        threads = stack.enter_context(ThreadPoolExecutor(workers))
 
         def start() -> Future | None:
             job = next(jobs, None)
-            return None if job is None else decoders.submit(_decode, *job, pin_memory)
+            return None if job is None else threads.submit(_decode, *job, decoded, pin_memory)
 
         try:
             ahead.extend(reader.submit(start) for _ in range(workers + 1))
@@ -130,37 +137,39 @@ def _decoded_bytes(content: str | np.ndarray) -> int:
         return 1
 
 
-def _decode(pieces: list[Piece], capacity: int, pin_memory: bool) -> Batch:
-    by_size: dict[tuple[int, int], list[tuple[int, np.ndarray]]] = {}
-    first = 0
-    for piece in pieces:
-        images = [_image(content, piece) for content in piece.contents]
-        piece.valid = np.array([image is not None for image in images], bool)
-        piece.contents = []
-        for row, image in enumerate(images, start=first):
-            if image is not None:
-                by_size.setdefault(image.shape[:2], []).append((row, image))
-        first += len(images)
-    groups = [_stack(rows_of_size, pin_memory) for rows_of_size in by_size.values()]
+def _decode(pieces: list[Piece], capacity: int, decoded: Decoded, pin_memory: bool) -> Batch:
+    paths = [content for piece in pieces for content in piece.contents if isinstance(content, str)]
+    by_size: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+    row = 0
+    with decoded(paths) if paths else nullcontext(()) as outcomes:
+        read = iter(outcomes)
+        for piece in pieces:
+            piece.valid = np.zeros(len(piece.contents), bool)
+            for k, content in enumerate(piece.contents):
+                outcome = next(read) if isinstance(content, str) else content
+                if isinstance(outcome, np.ndarray):
+                    piece.valid[k] = True
+                    by_size.setdefault(outcome.shape[:2], []).append((row + k, outcome))
+                else:
+                    _note_failure(piece, outcome)
+            row += len(piece.contents)
+            piece.contents = []
+        groups = [_stack(rows_of_size, pin_memory) for rows_of_size in by_size.values()]
     return Batch(pieces, groups, capacity)
 
 
-def _image(content: str | np.ndarray, piece: Piece) -> np.ndarray | None:
-    """Pixels, or None if the frame cannot be decoded; if the storage fails, the piece has a `problem`."""
-    if isinstance(content, np.ndarray):
-        return content
-    try:
-        with open(content, "rb") as file:
-            data = file.read()
-        return decode_image(data)
-    except (ValueError, IsADirectoryError, PermissionError):
-        pass
-    except FileNotFoundError:
+@contextmanager
+def _decoded_here(paths: Sequence[str]) -> Iterator[Iterator[Outcome]]:
+    yield map(read_image, paths)
+
+
+def _note_failure(piece: Piece, error: Exception) -> None:
+    """A frame that cannot be decoded is not valid; storage that fails is a problem of the whole video."""
+    if isinstance(error, FileNotFoundError):
         if not piece.video.path.exists():
             piece.problem = "the folder has disappeared"
-    except OSError as error:
+    elif isinstance(error, OSError) and not isinstance(error, (IsADirectoryError, PermissionError)):
         piece.problem = _one_line(error)
-    return None
 
 
 def _stack(rows: list[tuple[int, np.ndarray]], pin_memory: bool) -> tuple[np.ndarray, torch.Tensor]:

@@ -35,6 +35,7 @@ from abaw_feats.extraction.encoders import (
 from abaw_feats.extraction.join import Holdings, join_files, labels_are_in
 from abaw_feats.extraction.shard import balanced_shards
 from abaw_feats.extraction.spool import Spool, SpoolWriter, locked_spool
+from abaw_feats.reading.decoder_processes import supported
 from abaw_feats.reading.frames import VideoSource, list_videos
 from abaw_seq.data.annotations import Annotations, read_annotations
 from abaw_seq.data.feature_file import BackboneInfo, FeatureReader, merge_backbones
@@ -49,6 +50,7 @@ log = logging.getLogger(__name__)
 Share = dict[tuple[str, ...], list[VideoSource]]
 
 BATCHES_BEHIND = 3
+IMAGES_FOR_PROCESSES = 5000  # fewer are decoded by threads before the processes have started
 LONGEST_WAIT = timedelta(days=14)  # of the first process that is done for the last one
 VIDEOS_LISTED = 20
 
@@ -219,9 +221,11 @@ def encode_videos(
 
     for names, videos in share.items():
         rows = batch_rows([encoders[name] for name in names])
-        for batch in load_batches(videos, batch_size=rows, workers=workers, pin_memory=on_gpu):
-            images = upload(batch, device, uploads)
-            encodings = {name: encoders[name].encode(images, batch.capacity, batch.rows) for name in names}
+        images = sum(video.frame_count for video in videos if not video.is_file)
+        apart = on_gpu and images >= IMAGES_FOR_PROCESSES and supported()
+        for batch in load_batches(videos, batch_size=rows, workers=workers, processes=apart, pin_memory=on_gpu):
+            pixels = upload(batch, device, uploads)
+            encodings = {name: encoders[name].encode(pixels, batch.capacity, batch.rows) for name in names}
             computing.append((batch, encodings))
             if on_gpu or len(computing) > 1:  # a GPU has its own queue
                 yield finish()
@@ -230,7 +234,7 @@ def encode_videos(
 
 
 def decoding_threads(device: torch.device) -> int:
-    """Number of threads: one per core for a GPU; fewer for the CPU, whose cores the encoders need."""
+    """Number of threads or processes: one per core for a GPU; fewer for the CPU, whose cores the encoders need."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, cores // here if device.type == "cuda" else cores // (2 * here))

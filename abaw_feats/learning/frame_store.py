@@ -23,9 +23,10 @@ from torch import Tensor
 
 from abaw_feats.backbones import Preprocessing
 from abaw_feats.learning.augment import AugmentConfig, size_before_crop
+from abaw_feats.reading.decoding import decode_image
 from abaw_feats.reading.frames import decode_video
 from abaw_feats.reading.image_index import ImageIndex
-from abaw_feats.reading.images import decode_image, resize
+from abaw_feats.reading.images import resize
 from abaw_seq.errors import UserError
 from abaw_seq.terminal import progress
 

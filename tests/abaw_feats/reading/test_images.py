@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from abaw_feats.backbones import Preprocessing, find_spec
+from abaw_feats.reading.decoding import decode_image
 from abaw_feats.reading.images import (
-    decode_image,
     luma,
     measure_normalisation,
     preprocess,
