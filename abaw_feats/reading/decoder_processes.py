@@ -32,7 +32,7 @@ Outcome = np.ndarray | Exception
 def read_image(path: str) -> Outcome:
     """Read and decode an image file."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
             data = file.read()
         return decode_image(data)
     except (OSError, ValueError) as error:

@@ -85,7 +85,7 @@ def test_a_video_that_cannot_be_listed_or_decoded_does_not_stop_the_others(tmp_p
 
 
 def test_storage_that_fails_is_the_videos_problem_not_a_broken_frame(three, monkeypatch):
-    def fail(path, mode):
+    def fail(path, mode, buffering):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(decoder_processes, "open", fail, raising=False)
