@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from abaw_feats.backbones import LoadedBackbone
+from abaw_feats.extraction.acceleration import accelerate
 from abaw_feats.extraction.batches import Batch, load_batches
 from abaw_feats.extraction.encoders import (
     DTYPES,
@@ -102,6 +103,7 @@ def extract(
         encoders = {}
         if share:
             encoders = prepare_encoders(loaded, device=group.device, precision=precision, rows=batch_size)
+            accelerate(encoders, {name: frames_of(share, name) for name in encoders})
         shown = progress("extract", frames, "frames") if share and group.first else nullcontext(lambda *_: None)
         with (
             one_part_per_core(encoders.values()),
@@ -185,6 +187,11 @@ def make_plan(
             share.setdefault(missing, []).append(video)
         shares.append(share)
     return Plan(infos, shares, changed)
+
+
+def frames_of(share: Share, backbone: str) -> int:
+    """How many frames a backbone has to compute."""
+    return sum(video.frame_count for names, videos in share.items() if backbone in names for video in videos)
 
 
 def settled_precision(precision: str, files: Sequence[Path], loaded: Iterable[str], device: torch.device) -> str:
