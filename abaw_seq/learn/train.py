@@ -60,12 +60,14 @@ def train(
     resume: bool = False,
     train_videos: list[int] | None = None,
     val_videos: list[int] | None = None,
+    proceed: Callable[[list[dict[str, Any]]], bool] | None = None,
 ) -> TrainResult:
     """Train, validate each epoch, and leave the best epoch's weights, predictions and scores in `run`.
 
     `train_videos`, `val_videos`: indices into the corpus. By default those of the training split and labelled ones
     without a split train, those of the validation split validate. With `resume` an interrupted run goes on from its
-    last whole epoch, bit for bit on the same device.
+    last whole epoch, bit for bit on the same device. `proceed` is asked after each epoch, with the lines of
+    `metrics.jsonl`, whether to train on.
     Raises UserError where the corpus cannot serve the config, AbawError if the loss is not finite.
     """
     # Data: everything on the device, windows by index.
@@ -111,6 +113,9 @@ def train(
     bar = progress(f"train {run.name}", config.epochs - len(history), "epochs")
     with bar as advance, full_speed(device, model):
         while not best.is_over(len(history), epochs=config.epochs, patience=config.patience):
+            if proceed is not None and history and not proceed(history):
+                log.info(f"{run.name}: stopped after epoch {len(history)}")
+                break
             epoch, started = len(history), time.monotonic()
             rng = np.random.default_rng([config.seed, epoch])
             torch.manual_seed(int(rng.integers(2**31)))
@@ -158,7 +163,7 @@ def train(
                 },
             )
             advance(1, str(best) if scores else "")
-    if len(history) < config.epochs:
+    if len(history) < config.epochs and best.is_over(len(history), epochs=config.epochs, patience=config.patience):
         log.info(f"{run.name}: no better score for {config.patience} epochs, stopped after epoch {len(history)}")
     if rate := corpus.gather_rate():
         log.info(f"{run.name}: features were gathered at {rate}")
