@@ -86,8 +86,8 @@ def parallel_coordinates(searched: dict[str, Any], ink: Ink) -> Figure:
         shown = ends if len(ends) <= 6 else [ends[0], ends[len(ends) // 2], ends[-1]]
         for height, text in shown:
             axis.text(
-                k + 0.03, height, plain(text, 18), fontsize=7.5, color=ink.text, va="center", zorder=5, parse_math=False,
-                bbox={"facecolor": ink.paper, "edgecolor": "none", "pad": 0.6, "alpha": 0.8},
+                k + 0.03, height, plain(text, 18), fontsize=7.5, color=ink.text, va="center", zorder=5,
+                parse_math=False, bbox={"facecolor": ink.paper, "edgecolor": "none", "pad": 0.6, "alpha": 0.8},
             )  # fmt: skip
     names = [plain(name, 26).replace(".", ".\n", 1) for name in settings]
     axis.set_xticks(range(len(settings)), names, parse_math=False)
