@@ -14,6 +14,7 @@
 | `folds.yaml` | of a cross-validation: its folds, each of which has a run folder below it |
 | `members/` | of a recipe: the run folders of its members; `results.md` compares them |
 | `out_of_fold.h5` | of a recipe with folds: the ensemble's out-of-fold predictions |
+| `teacher.pt`, `rounds/` | of a distilled run: the teacher's outputs; the run folders of earlier rounds |
 | `study.log`, `trials/` | of a search: its journal, and a run folder for each trial |
 | `strategies/`, `search.json` | of a search: the best configs, for each task and for P_MTL; all trials |
 | `report.html`, `report/` | the report, and its figures |
@@ -39,6 +40,7 @@ PREDICTIONS, SCORES, POSTPROCESS = "predictions.h5", "scores.json", "postprocess
 ENSEMBLE, FOLDS, MEMBERS, RESULTS, OUT_OF_FOLD = (
     "ensemble.yaml", "folds.yaml", "members", "results.md", "out_of_fold.h5",
 )  # fmt: skip
+TEACHER, ROUNDS = "teacher.pt", "rounds"
 STUDY, TRIALS, STRATEGIES, SEARCH = "study.log", "trials", "strategies", "search.json"
 REPORT, FIGURES = "report.html", "report"
 BACKBONE, PUBLIC_CHECKPOINT = "backbone.yaml", "checkpoint.pth"

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from abaw_feats.backbones import Preprocessing, save
 from abaw_feats.learning.augment import AugmentConfig, training_views
-from abaw_feats.learning.distillation import teacher_outputs, with_teacher
+from abaw_feats.learning.distillation import teacher_outputs
 from abaw_feats.learning.finetune_config import FinetuneConfig
 from abaw_feats.learning.frame_store import open_frames, read_frames
 from abaw_feats.learning.labelled_frames import LabelledFrames, SourceConfig, gather_frames
@@ -58,7 +58,7 @@ from abaw_seq.engine.schedule import epoch_rates, layer_scale, parameter_groups
 from abaw_seq.engine.update import RunningAverage, Update
 from abaw_seq.errors import AbawError, UserError
 from abaw_seq.files import save_tensors
-from abaw_seq.learn.losses import loss_weights, outputs_of, task_losses
+from abaw_seq.learn.losses import loss_weights, outputs_of, task_losses, with_teacher
 from abaw_seq.run_folder import BEST, open_run, save_epoch, write_provenance, write_scores
 
 log = logging.getLogger(__name__)

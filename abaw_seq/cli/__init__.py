@@ -8,10 +8,10 @@ import click
 
 from abaw_seq.cli.results import evaluate, label, predict, report, submit
 from abaw_seq.cli.searching import search
-from abaw_seq.cli.training import crossval, ensemble, train
+from abaw_seq.cli.training import crossval, distill, ensemble, train
 from abaw_seq.terminal import HELP, OneLineGroup
 
-VERBS = (train, crossval, search, evaluate, predict, label, ensemble, submit, report)
+VERBS = (train, distill, crossval, search, evaluate, predict, label, ensemble, submit, report)
 
 
 @click.group(cls=OneLineGroup, context_settings=HELP, commands=VERBS)

@@ -111,7 +111,7 @@ def _trained(
         if config.backbones not in corpora:
             corpora[config.backbones] = load_corpus(list(feats), backbones=config.backbones or None, device=place)
         corpus = corpora[config.backbones]
-        parts: dict[str, list[int]] = {}
+        parts: dict[str, Any] = {}
         if job.folds:
             index = {name: k for k, name in enumerate(corpus.names)}
             chosen = [each for each in choose_folds(corpus, str(job.folds)) if each.name != OFFICIAL][fold]
