@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 EXPECTED = json.loads((Path(__file__).parent / "shipped_settings.json").read_text())
 PROGRAMS = {
     "abaw-seq train --config": (TrainConfig, TrainConfig()),
+    "abaw-seq distill --config": (TrainConfig, TrainConfig()),
     "abaw-seq ensemble --config": (Recipe, Recipe(members=("none",))),
     "abaw-seq search --config": (SearchConfig, SearchConfig("none", {"epochs": {"int": [1, 2]}})),
     "abaw-feats pretrain --config": (PretrainConfig, PretrainConfig()),
