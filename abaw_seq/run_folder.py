@@ -14,6 +14,9 @@
 | `folds.yaml` | of a cross-validation: its folds, each of which has a run folder below it |
 | `members/` | of a recipe: the run folders of its members; `results.md` compares them |
 | `out_of_fold.h5` | of a recipe with folds: the ensemble's out-of-fold predictions |
+| `teacher.pt`, `rounds/` | of a distilled run: the teacher's outputs; the run folders of earlier rounds |
+| `study.log`, `trials/` | of a search: its journal, and a run folder for each trial |
+| `strategies/`, `search.json` | of a search: the best configs, for each task and for P_MTL; all trials |
 | `report.html`, `report/` | the report, and its figures |
 | `backbone.yaml` | of a trained encoder: how to extract with it; written last |
 
@@ -37,6 +40,8 @@ PREDICTIONS, SCORES, POSTPROCESS = "predictions.h5", "scores.json", "postprocess
 ENSEMBLE, FOLDS, MEMBERS, RESULTS, OUT_OF_FOLD = (
     "ensemble.yaml", "folds.yaml", "members", "results.md", "out_of_fold.h5",
 )  # fmt: skip
+TEACHER, ROUNDS = "teacher.pt", "rounds"
+STUDY, TRIALS, STRATEGIES, SEARCH = "study.log", "trials", "strategies", "search.json"
 REPORT, FIGURES = "report.html", "report"
 BACKBONE, PUBLIC_CHECKPOINT = "backbone.yaml", "checkpoint.pth"
 
@@ -150,6 +155,11 @@ def write_scores(run: Path, scores: dict[str, Any]) -> None:
 def read_scores(run: Path) -> dict[str, Any] | None:
     """The content of `scores.json`, None where there is none."""
     return _read_json(run / SCORES)
+
+
+def read_search(run: Path) -> dict[str, Any] | None:
+    """The content of `search.json`, None where there is none."""
+    return _read_json(run / SEARCH)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -27,7 +27,7 @@ IN_FEATS = {
     "extraction": "programs", "learning": "programs", "demo": "programs",
     "backbones": "encoders", "reading": "encoders", "vision_packages": "encoders",
 }  # fmt: skip
-FEATS_MAY_USE = ("abaw_seq.data", "abaw_seq.learn.losses", "abaw_seq.models.outputs")
+FEATS_MAY_USE = ("abaw_seq.data", "abaw_seq.learn.losses", "abaw_seq.models.encoders", "abaw_seq.models.outputs")
 FORBIDDEN_NAMES = {"utils", "misc", "common", "helpers", "base"}
 MOST_LINES = 350
 RUN_FOLDER_FILES = {

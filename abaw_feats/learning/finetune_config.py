@@ -8,6 +8,7 @@ from typing import Any, Literal
 from abaw_feats.learning.augment import AugmentConfig
 from abaw_feats.learning.distillation import TeacherConfig
 from abaw_feats.learning.labelled_frames import SourceConfig
+from abaw_feats.learning.sequence import SequenceConfig
 from abaw_feats.learning.task_network import HeadConfig
 from abaw_seq.learn.losses import LossConfig
 from abaw_seq.tasks import TASKS
@@ -35,6 +36,8 @@ class FinetuneConfig:
     equally often."""
     head: HeadConfig = field(default_factory=HeadConfig)
     """The heads on top of the encoder, one per task."""
+    sequence: SequenceConfig | None = None
+    """Learn from windows of frames, through a temporal module; null for single frames."""
     freeze: bool = False
     """Leave the encoder as it is and train the heads only: a probe of its features."""
     drop_path: float = 0.0
@@ -54,13 +57,15 @@ class FinetuneConfig:
     patience: int | None = None
     """Stop after this many epochs without a better validation score; null to train all epochs."""
     batch_size: int = 64
-    """Images per process and step."""
+    """Images per process and step; with a sequence as many windows as these fill, at least one."""
     accumulate: int = 1
     """Steps whose gradients are summed into one update."""
     base_lr: float = 1e-3
     """Highest learning rate per 256 images of the effective batch (batch_size x accumulate x processes)."""
     head_lr: float = 1.0
     """Factor on the learning rate of the heads."""
+    temporal_lr: float = 1.0
+    """Factor on the learning rate of what lies between encoder and heads (sequence)."""
     layer_decay: float = 1.0
     """Factor on the learning rate from each layer of the encoder to the one below it; 1 for one rate everywhere."""
     warmup_epochs: float = 1.0

@@ -153,7 +153,7 @@ def suit_device(module: Network, device: torch.device) -> Network:
 
 @torch.no_grad()
 def validate(
-    network: TaskNetwork,
+    network: nn.Module,
     store: FrameStore,
     rows: Tensor,
     *,
@@ -181,7 +181,7 @@ def validate(
 
 
 def stored_network(
-    spec: BackboneSpec, network: TaskNetwork, widths: Mapping[str, int], config: HeadConfig
+    spec: BackboneSpec, network: nn.Module, widths: Mapping[str, int], config: HeadConfig
 ) -> dict[str, Any]:
     """A network as tensors and plain values, for `read_network`."""
     return {
@@ -192,10 +192,23 @@ def stored_network(
     }
 
 
+def read_encoder(folder: str | Path) -> tuple[BackboneSpec, FeatureNetwork]:
+    """The encoder of the best network of a fine-tuning run; UserError if there is none."""
+    stored = load_tensors(Path(folder) / BEST)
+    spec = spec_from_dict(stored["spec"])
+    encoder = build(spec)
+    prefix = "encoder."
+    weights = {key.removeprefix(prefix): value for key, value in stored["network"].items() if key.startswith(prefix)}
+    encoder.load_state_dict(weights)
+    return spec, encoder.eval()
+
+
 def read_network(folder: str | Path) -> tuple[BackboneSpec, TaskNetwork]:
-    """The best network of a fine-tuning run, frozen, in evaluation mode; UserError if there is none."""
+    """The best network of a fine-tuning run on single frames, frozen, in evaluation mode; UserError if it is none."""
     path = Path(folder) / BEST
     stored = load_tensors(path)
+    if "sequence" in stored:
+        raise UserError(f"{folder}: its network sees windows of frames; a teacher must see single frames")
     spec = spec_from_dict(stored["spec"])
     encoder = build(spec)
     heads = TaskHeads(encoder.dim, stored["widths"], from_dict(HeadConfig, stored["head"], where=str(path)))

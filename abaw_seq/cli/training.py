@@ -70,6 +70,57 @@ def train(feats, config_file, overrides, run, resume, annotations, memory, devic
 
 
 @click.command(cls=ManyValues)
+@many(
+    "--teacher",
+    "teachers",
+    required=True,
+    metavar="RUN...",
+    help="Trained runs, ensembles or cross-validations; the student learns from the mean of their outputs.",
+)
+@feats_option
+@config_option("abaw2021/student_gru")
+@set_option
+@click.option("--run", type=PATH, required=True, help="Run folder to write: that of the student.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="How often a student becomes the teacher of the next one.",
+)
+@resume_option
+@annotations_option
+@memory_option
+@device_option
+def distill(teachers, feats, config_file, overrides, run, rounds, resume, annotations, memory, device) -> None:
+    """Train a student on labels and on the outputs of teachers.
+
+    Where a label is missing the student learns from the teachers alone. Videos of the training split and those without
+    a split train, labelled or not. --feats must hold what the teachers were trained on, besides what the student
+    learns from. A student may be of any kind: an ensemble's, for example, small and fast.
+    """
+    from abaw_seq import config as configs
+    from abaw_seq.learn.settings import TrainConfig
+    from abaw_seq.run_folder import check_unused
+
+    settings = configs.load(TrainConfig, config_file, overrides)
+    check_unused(run, resume=resume)
+
+    from abaw_seq.engine.device import find_device
+    from abaw_seq.experiments.distill import distill as run_distillation
+    from abaw_seq.results.tables import all_scores
+
+    device = find_device(device)
+    corpus = _corpus(feats, settings.backbones or None, annotations, device, memory)
+    result = run_distillation(
+        settings, corpus, list(teachers), list(feats), run, device=device, rounds=rounds, resume=resume
+    )
+    if result.predictions:
+        print_table(f"{run}: validation, epoch {result.epoch}", *all_scores({run.name: result.scores["untuned"]}))
+
+
+@click.command(cls=ManyValues)
 @feats_option
 @config_option("abaw4/gru")
 @set_option

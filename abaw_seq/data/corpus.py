@@ -185,11 +185,15 @@ class Corpus:
 
     def gather_labels(self, rows: Tensor, used: Tensor | None = None) -> Tensor:
         """Labels (batch, time, 15) of rows (batch, time); NaN behind the first `used` (batch,) frames of a window."""
-        labels = self.labels.index_select(0, rows.reshape(-1).to(self.device)).view(*rows.shape, -1)
+        return self.gather_rows(self.labels, rows, used)
+
+    def gather_rows(self, table: Tensor, rows: Tensor, used: Tensor | None = None) -> Tensor:
+        """As `gather_labels`, of another table (frames, width) on the device."""
+        gathered = table.index_select(0, rows.reshape(-1).to(self.device)).view(*rows.shape, -1)
         if used is None:
-            return labels
+            return gathered
         beyond = torch.arange(rows.shape[1], device=self.device)[None, :] >= used[:, None]
-        return labels.masked_fill(beyond[..., None], torch.nan)
+        return gathered.masked_fill(beyond[..., None], torch.nan)
 
 
 def load_corpus(

@@ -199,3 +199,66 @@ def positive_weights(labels: Tensor, power: float = 0.5, most: float = 10.0) -> 
     positives = (cells == 1).sum(0).double().clamp(min=1)
     negatives = (cells == 0).sum(0).double()
     return ((negatives / positives) ** power).clamp(1e-2, most).float()
+
+
+def with_teacher(
+    supervised: dict[str, Tensor],
+    outputs: dict[str, Tensor],
+    teacher: dict[str, Tensor],
+    labels: Tensor,
+    *,
+    weight: float,
+    temperature: float,
+    values: Literal["mse", "ccc"] = "mse",
+) -> dict[str, Tensor]:
+    """Mix every task's loss with the distance from a teacher's outputs (Vu et al., ABAW 2021).
+
+    The loss of a labelled frame is (1 - weight) x that of its label + weight x the distance; without a label it is the
+    distance. The result is the mean over the frames that have a label or a teacher. Tasks that the teacher lacks keep
+    their loss. values: how plain valence and arousal are compared, frame by frame or by 1 - CCC over the batch.
+
+    supervised: {task: scalar}, means over the labelled frames; outputs, teacher: {task: (..., width)}, raw, NaN where
+    there is no teacher; labels: (..., 15), NaN where there is none.
+    """
+    mixed = dict(supervised)
+    for task in supervised.keys() & teacher.keys():
+        target = teacher[task]
+        labelled = ~torch.isnan(labels[..., TASKS[task].columns]).all(-1)
+        taught = ~torch.isnan(target).any(-1)
+        output, target = outputs[task].float(), torch.nan_to_num(target)
+        share = torch.where(labelled, weight, 1.0) * taught
+        count = (labelled | taught).sum().clamp(min=1)
+        if values == "ccc" and task not in (EXPRESSION.name, AU.name) and not _both_bins(output, target):
+            distance = share.sum() * ccc_loss(_value(output), _value(target), taught)
+        else:
+            distance = (share * torch.where(taught, teacher_distance(task, output, target, temperature), 0.0)).sum()
+        # A labelled frame without a teacher has its label's loss alone.
+        own = torch.where(labelled, torch.where(taught, 1 - weight, 1.0), 0.0).sum()
+        mixed[task] = own / count * supervised[task] + distance / count
+    return mixed
+
+
+def teacher_distance(task: str, output: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Distance per frame (...) between raw outputs (..., width) of student and teacher.
+
+    Classes and bins: Kullback-Leibler divergence of the distributions at `temperature`; action units: the
+    mean of each one's divergence; valence and arousal as values: squared difference.
+    """
+    soft = temperature**2
+    if task == AU.name:
+        p, q = torch.sigmoid(teacher / temperature), output / temperature
+        entropy = F.binary_cross_entropy_with_logits(teacher / temperature, p, reduction="none")
+        return soft * (F.binary_cross_entropy_with_logits(q, p, reduction="none") - entropy).mean(dim=-1)
+    if task == EXPRESSION.name or _both_bins(output, teacher):
+        p = F.log_softmax(teacher / temperature, -1)
+        q = F.log_softmax(output / temperature, -1)
+        return soft * F.kl_div(q, p, reduction="none", log_target=True).sum(dim=-1)
+    return (_value(output) - _value(teacher)) ** 2
+
+
+def _both_bins(output: Tensor, teacher: Tensor) -> bool:
+    return output.shape[-1] == teacher.shape[-1] == BINS
+
+
+def _value(output: Tensor) -> Tensor:
+    return bin_expectation(output) if output.shape[-1] == BINS else torch.tanh(output[..., 0])

@@ -33,6 +33,22 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True)
+class TeacherConfig:
+    """How a run learns from the outputs of a teacher (`abaw-seq distill`), beside labels and where there are none."""
+
+    weight: float = 0.4
+    """The teacher's share of the loss of a labelled frame, in [0, 1]; without a label it is all of the loss."""
+    temperature: float = 1.5
+    """Logits of teacher and student are divided by this, above 0, before they are compared."""
+    values: Literal["mse", "ccc"] = "mse"
+    """How valence and arousal are compared unless both are in bins: squared difference, or 1 - CCC over the batch."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1 or not 0 < self.temperature < float("inf"):
+            raise ValueError("weight must lie between 0 and 1, temperature above 0")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Everything a training run depends on besides its feature files."""
 
@@ -54,6 +70,8 @@ class TrainConfig:
     """Random changes of the features in training."""
     loss: LossConfig = field(default_factory=LossConfig)
     """The loss of each task."""
+    teacher: TeacherConfig | None = None
+    """Learning from a teacher, which `abaw-seq distill` names; null for labels alone."""
     weighting: WeightingConfig = field(default_factory=WeightingConfig)
     """How the losses of the tasks become one."""
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -24,7 +24,7 @@ from abaw_seq.engine.update import RunningAverage, Update
 from abaw_seq.errors import AbawError, UserError
 from abaw_seq.files import load_tensors, save_tensors
 from abaw_seq.learn.batches import Batch, training_batches
-from abaw_seq.learn.losses import loss_weights, outputs_of, task_losses
+from abaw_seq.learn.losses import loss_weights, outputs_of, task_losses, with_teacher
 from abaw_seq.learn.optim import build_optimizer, learning_rate
 from abaw_seq.learn.settings import AugmentConfig, TrainConfig
 from abaw_seq.learn.weighting import TaskWeighting
@@ -60,12 +60,16 @@ def train(
     resume: bool = False,
     train_videos: list[int] | None = None,
     val_videos: list[int] | None = None,
+    proceed: Callable[[list[dict[str, Any]]], bool] | None = None,
+    taught: dict[str, Tensor] | None = None,
 ) -> TrainResult:
     """Train, validate each epoch, and leave the best epoch's weights, predictions and scores in `run`.
 
     `train_videos`, `val_videos`: indices into the corpus. By default those of the training split and labelled ones
     without a split train, those of the validation split validate. With `resume` an interrupted run goes on from its
-    last whole epoch, bit for bit on the same device.
+    last whole epoch, bit for bit on the same device. `proceed` is asked after each epoch, with the lines of
+    `metrics.jsonl`, whether to train on. `taught`: a teacher's raw outputs {task: (frames of the corpus, width)}, NaN
+    where it has none, of which the config's `teacher` says how they are used.
     Raises UserError where the corpus cannot serve the config, AbawError if the loss is not finite.
     """
     # Data: everything on the device, windows by index.
@@ -73,7 +77,9 @@ def train(
     train_videos = corpus.training_videos() if train_videos is None else train_videos
     val_videos = corpus.in_split("val") if val_videos is None else val_videos
     train_rows = corpus.rows(train_videos)
-    _check_labels(config, corpus, train_rows)
+    if (config.teacher is None) != (taught is None):
+        raise UserError("teacher: this config learns from a teacher, whom abaw-seq distill --teacher RUN names")
+    _check_labels(config, corpus, train_rows, taught or {})
     truth = corpus.labels[corpus.rows(val_videos)].cpu().numpy()
     if reach := {task: frames for task, frames in config.label_reach.items() if frames}:
         corpus, filled = corpus.with_nearest_labels(train_videos, reach)
@@ -111,6 +117,9 @@ def train(
     bar = progress(f"train {run.name}", config.epochs - len(history), "epochs")
     with bar as advance, full_speed(device, model):
         while not best.is_over(len(history), epochs=config.epochs, patience=config.patience):
+            if proceed is not None and history and not proceed(history):
+                log.info(f"{run.name}: stopped after epoch {len(history)}")
+                break
             epoch, started = len(history), time.monotonic()
             rng = np.random.default_rng([config.seed, epoch])
             torch.manual_seed(int(rng.integers(2**31)))
@@ -118,7 +127,9 @@ def train(
             batches = list(training_batches(corpus, train_videos, config.windows, rng))
             moments = (epoch + k / len(batches) for k in range(len(batches)))
             rates = [learning_rate(config.optim, moment, config.epochs) for moment in moments]
-            losses_of = batch_losses(model, weighting, corpus, config, balance=balance, epoch=epoch)
+            losses_of = batch_losses(
+                model, weighting, corpus, config, balance=balance, epoch=epoch, taught=taught or {}
+            )
             gathered = corpus.gathered((batch, batch.rows) for batch in batches)
             means = train_epoch(gathered, losses_of, update, rates=rates)[1:]
             weighting.end_epoch(means)
@@ -158,7 +169,7 @@ def train(
                 },
             )
             advance(1, str(best) if scores else "")
-    if len(history) < config.epochs:
+    if len(history) < config.epochs and best.is_over(len(history), epochs=config.epochs, patience=config.patience):
         log.info(f"{run.name}: no better score for {config.patience} epochs, stopped after epoch {len(history)}")
     if rate := corpus.gather_rate():
         log.info(f"{run.name}: features were gathered at {rate}")
@@ -182,6 +193,7 @@ def batch_losses(
     *,
     balance: dict[str, Tensor],
     epoch: int,
+    taught: dict[str, Tensor] | None = None,
 ) -> Callable[[Batch, Tensor], Tensor]:
     """For an epoch's `train_epoch`: a batch and its features -> the weighted loss, then that of each task."""
     carried = CarriedState()
@@ -199,6 +211,9 @@ def batch_losses(
         if batch.lanes is not None:
             carried.put(batch.lanes, predicted.state)
         by_task = task_losses(predicted.outputs, labels, config.loss, **balance)
+        if config.teacher is not None and taught:
+            teacher = {task: corpus.gather_rows(table, batch.rows, batch.used) for task, table in taught.items()}
+            by_task = with_teacher(by_task, predicted.outputs, teacher, labels, **vars(config.teacher))
         losses = torch.stack([by_task[task] for task in config.tasks])
         return torch.cat([weighting(losses)[None], losses])
 
@@ -245,11 +260,11 @@ def _portable(model: MultiTaskModel, corpus: Corpus, config: TrainConfig) -> dic
     }
 
 
-def _check_labels(config: TrainConfig, corpus: Corpus, rows: Tensor) -> None:
+def _check_labels(config: TrainConfig, corpus: Corpus, rows: Tensor, taught: dict[str, Tensor]) -> None:
     if not len(rows):
         raise UserError("no training videos: attach labels and splits to the features, or give annotations")
     known = (~torch.isnan(corpus.labels[rows])).any(0).cpu()
     for task in config.tasks:
-        if not known[TASKS[task].columns].any():
+        if not known[TASKS[task].columns].any() and task not in taught:
             columns = ", ".join(LABEL_COLUMNS[TASKS[task].columns])
             raise UserError(f"no training frame has a label for {task} ({columns}); attach labels or drop the task")

@@ -41,6 +41,8 @@ class ReportedRun:
     """{file name: text}, shown as it is."""
     note: str = ""
     """How its labels differ from those in training."""
+    searched: dict | None = None
+    """The content of `search.json`."""
 
     def score(self, kind: str) -> dict:
         """The `untuned` or `tuned` scores, empty if absent."""

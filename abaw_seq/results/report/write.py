@@ -24,12 +24,14 @@ from abaw_seq.run_folder import (
     PREDICTIONS,
     PROVENANCE,
     REPORT,
+    RESULTS,
     SCORES,
     read_metrics,
     read_scores,
+    read_search,
 )  # fmt: skip
 
-DOCUMENTS = (CONFIG, POSTPROCESS, PROVENANCE)
+DOCUMENTS = (RESULTS, CONFIG, POSTPROCESS, PROVENANCE)
 SCORE_TABLES = ("expression_f1", "au_f1", "frames")
 """Parts of a run's scores that are tables themselves."""
 
@@ -83,7 +85,8 @@ def _read_run(path: Path, name: str) -> ReportedRun:
         edition = scores.get("edition", "mtl")
         tuned = scores.get("tuned") and score_videos(postprocessed(path, predictions), edition=edition)
         scores = scores | {"untuned": score_videos(predictions, edition=edition), "tuned": tuned}
-    return ReportedRun(name, scores, epochs, predictions, documents, note)
+    searched = read_search(path) if path.is_dir() else None
+    return ReportedRun(name, scores, epochs, predictions, documents, note, searched)
 
 
 def _read_scores(run: Path) -> dict | None:
