@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from abaw_feats.reading.decoder_processes import Decoders, Outcome, read_image
-from abaw_feats.reading.frames import VideoSource, decode_video, frame_files
+from abaw_feats.reading.frames import VideoSource, decode_video
+from abaw_seq.data.frame_names import frame_files
 
 # Batches of large frames are smaller, so that those in memory together have a bounded size.
 MAX_BATCH_BYTES = 128 * 2**20

@@ -10,14 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from abaw_feats.reading.frames import (
-    IMAGE_SUFFIXES,
-    VIDEO_SUFFIXES,
-    VideoSource,
-    decode_video,
-    frame_files,
-    list_videos,
-)
+from abaw_feats.reading.frames import VideoSource, decode_video, list_videos, video_files
+from abaw_seq.data.folder import walk
+from abaw_seq.data.frame_names import IMAGE_SUFFIXES, frame_files, image_names
 from abaw_seq.errors import UserError
 
 
@@ -73,12 +68,12 @@ def index_images(paths: Sequence[str | Path]) -> ImageIndex:
         if not path.is_dir():
             parts.append(index_videos([path]))
             continue
-        for folder, images, videos in _walk(path):
-            if images:
-                source = VideoSource(os.path.relpath(folder, path), folder, False, len(images))
+        for folder in walk(path):
+            if images := image_names(folder):
+                source = VideoSource(os.path.relpath(folder.path, path), folder.path, False, len(images))
                 parts.append(_of_one_source(source, np.arange(1, len(images) + 1), images))
-            if videos:
-                parts.append(index_videos(videos))
+            if videos := video_files(folder):
+                parts.append(index_videos([folder.path / name for name in videos]))
     if not parts:
         named = ", ".join(str(path) for path in paths) or "no path given"
         raise UserError(f"{named}: no images there ({' '.join(IMAGE_SUFFIXES)} or video files)")
@@ -110,13 +105,3 @@ def _index_video(video: VideoSource) -> ImageIndex:
 
 def _of_one_source(source: VideoSource, numbers: np.ndarray, names: Sequence[str]) -> ImageIndex:
     return ImageIndex((source,), np.zeros(len(names), np.int32), numbers.astype(np.int32), tuple(names))
-
-
-def _walk(root: Path) -> Iterable[tuple[Path, list[str], list[Path]]]:
-    """Yield (folder, names of image files, video files) for each folder of a tree, sorted by name."""
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        visible = sorted(name for name in files if not name.startswith("."))
-        images = [name for name in visible if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
-        videos = [Path(folder, name) for name in visible if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES]
-        yield Path(folder), images, videos

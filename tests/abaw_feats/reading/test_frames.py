@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from abaw_feats.reading.frames import decode_video, frame_files, frame_number, list_videos
+from abaw_feats.reading.frames import decode_video, list_videos
+from abaw_seq.data.frame_names import frame_files, frame_number
 from abaw_seq.errors import UserError
 from tests.abaw_feats.tiny_videos import write_frames, write_video
 
