@@ -20,8 +20,9 @@ def label(feats, annotations, out) -> None:
 
     They are matched by video and frame number.
     """
-    from abaw_seq.data.annotations import SUMMARY_HEADER, read_annotations
+    from abaw_seq.data.annotations import read_annotations
     from abaw_seq.data.labelling import label_feature_file
+    from abaw_seq.data.video_labels import SUMMARY_HEADER
     from abaw_seq.files import check_output
 
     if len(feats) != 1:

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from abaw_seq.data import label_text
 from abaw_seq.data.annotations import (
-    SUMMARY_HEADER,
     read_annotations,
     write_mtl_annotations,
     write_task_annotations,
 )
+from abaw_seq.data.video_labels import SUMMARY_HEADER
 from abaw_seq.errors import UserError
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS
 
