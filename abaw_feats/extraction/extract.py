@@ -40,6 +40,7 @@ from abaw_feats.reading.decoder_processes import supported
 from abaw_feats.reading.frames import VideoSource, list_videos
 from abaw_seq.data.annotations import Annotations, read_annotations
 from abaw_seq.data.feature_file import BackboneInfo, FeatureReader, merge_backbones
+from abaw_seq.data.matching import log_matches
 from abaw_seq.engine.device import find_precision
 from abaw_seq.engine.processes import process_group
 from abaw_seq.errors import AbawError
@@ -130,7 +131,7 @@ def extract(
             failures |= of_process
         if group.first:
             join(spool, labels)
-            report(out, sources, failures, strict=strict)
+            report(out, sources, failures, labels, strict=strict)
 
 
 @dataclass(frozen=True)
@@ -256,9 +257,17 @@ def join(spool: Spool, labels: Annotations | None) -> None:
     spool.remove()
 
 
-def report(out: Path, sources: Sequence[VideoSource], failures: dict[str, str], *, strict: bool) -> None:
-    """Say what the output contains and what could not be read; raises AbawError for videos that are missing
-    and, if `strict`, for unreadable frames.
+def report(
+    out: Path,
+    sources: Sequence[VideoSource],
+    failures: dict[str, str],
+    labels: Annotations | None = None,
+    *,
+    strict: bool,
+) -> None:
+    """Say what the output contains, which videos have labels and what could not be read.
+
+    Raises AbawError for videos that are missing and, if `strict`, for unreadable frames.
     """
     frames = videos = 0
     unreadable: dict[str, np.ndarray] = {}
@@ -270,7 +279,10 @@ def report(out: Path, sources: Sequence[VideoSource], failures: dict[str, str], 
                 if not valid.all():
                     unreadable[video] = reader.frames(video)[~valid]
             names = ", ".join(f"{name} ({info.dim})" for name, info in reader.backbones.items())
+            numbers_of = {video: reader.frames(video) for video in reader.videos} if labels is not None else {}
         log.info(f"{out}: {videos} videos, {frames} frames, features of {names}")
+        if labels is not None:
+            log_matches(numbers_of, labels)
     for video, numbers in list(unreadable.items())[:VIDEOS_LISTED]:
         log.warning(f"  {video}: {len(numbers)} unreadable (valid = false): frames {ranges(numbers)}")
     if len(unreadable) > VIDEOS_LISTED:

@@ -12,6 +12,7 @@ from torch import Tensor
 from abaw_feats.learning.sampling import Pool, balancing_weights
 from abaw_feats.reading.image_index import ImageIndex, index_videos, join_indexes
 from abaw_seq.data.annotations import read_annotations
+from abaw_seq.data.matching import log_matches
 from abaw_seq.errors import UserError
 from abaw_seq.tasks import LABEL_COLUMNS, TASKS
 
@@ -111,9 +112,10 @@ def _source_frames(
     if not used:
         raise UserError(f"{where}: used for {', '.join(source.tasks)} only, but none of these tasks is trained")
     labels = np.full((len(index), len(LABEL_COLUMNS)), np.nan, np.float32)
-    for number, video in enumerate(index.sources):
-        rows = index.source == number
-        labels[rows] = annotations.for_frames(video.name, index.number[rows])
+    frames = {video.name: index.number[index.source == number] for number, video in enumerate(index.sources)}
+    for number, (video, numbers) in enumerate(frames.items()):
+        labels[index.source == number] = annotations.for_frames(video, numbers)
+    log_matches(frames, annotations)
     for task in set(TASKS) - set(used):
         labels[:, TASKS[task].columns] = np.nan
 

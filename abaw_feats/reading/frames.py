@@ -54,19 +54,19 @@ def list_videos(paths: Iterable[str | Path]) -> list[VideoSource]:
 
     Raises UserError, naming the path at fault, if two videos have one name or a path has no video.
     """
-    paths = [on_disk(Path(path).expanduser()) for path in paths]
+    roots = [on_disk(Path(path).expanduser()) for path in paths]
     videos: dict[str, VideoSource] = {}
     passed_over: list[Path] = []
-    for path in paths:
-        for video in _videos_at(path, passed_over):
+    for root in roots:
+        for video in _videos_at(root, passed_over):
             known = videos.setdefault(video.name, video)
             if known.path != video.path and not known.path.samefile(video.path):
                 both = f"{known.path} and {video.path}"
                 raise UserError(f"two videos are called {video.name!r}: {both}; leave one out or rename it")
     if not any(video.is_file or video.frame_count for video in videos.values()):
-        named = ", ".join(str(path) for path in paths) or "no path given"
+        named = ", ".join(map(str, roots)) or "no path given"
         expected = "expected folders of 00001.jpg, 00002.jpg, ... or video files"
-        raise UserError(f"{named}: no frames there; {_deeper_frames(paths) or expected}")
+        raise UserError(f"{named}: no frames there; {_deeper_frames(roots) or expected}")
     if passed_over:
         log.warning(f"{len(passed_over)} entries passed over, neither frames nor videos: {a_few(passed_over)}")
     return list(videos.values())

@@ -21,7 +21,8 @@ def label(feats, annotations, out) -> None:
     They are matched by video and frame number.
     """
     from abaw_seq.data.annotations import read_annotations
-    from abaw_seq.data.labelling import label_feature_file
+    from abaw_seq.data.labelling import ALIGNMENT_HEADER, alignment_rows, attach_labels
+    from abaw_seq.data.matching import log_matches
     from abaw_seq.data.video_labels import SUMMARY_HEADER
     from abaw_seq.files import check_output
 
@@ -30,9 +31,10 @@ def label(feats, annotations, out) -> None:
     if out:
         check_output(out)
     labels, out = read_annotations(*annotations), out or feats[0]
-    header, rows = label_feature_file(feats[0], labels, out)
+    frames, used = attach_labels(feats[0], labels, out)
     print_table("Annotations", SUMMARY_HEADER, labels.summary_rows())
-    print_table(f"Labels in {out}", header, rows)
+    print_table(f"Labels in {out}", ALIGNMENT_HEADER, alignment_rows(frames, used))
+    log_matches(frames, used)
 
 
 @click.command(cls=ManyValues)

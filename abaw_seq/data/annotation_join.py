@@ -133,7 +133,7 @@ def _disagreement(video: str, earlier: list[Part], part: Part, frames: np.ndarra
         columns = [column for column in part.columns if column in other.columns]
         common = np.intersect1d(frames, other.frames)
         ours, theirs = (
-            one.values[np.ix_(np.searchsorted(one.frames, common), [one.columns.index(c) for c in columns])]
+            one.values[np.searchsorted(one.frames, common)][:, [one.columns.index(column) for column in columns]]
             for one in (part, other)
         )
         differing = common[(~np.isnan(ours) & ~np.isnan(theirs) & (ours != theirs)).any(1)]

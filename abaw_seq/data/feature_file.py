@@ -23,6 +23,7 @@ import h5py
 import numpy as np
 
 from abaw_seq import __version__
+from abaw_seq.data.folder import video_name
 from abaw_seq.errors import UserError
 from abaw_seq.files import open_hdf5, whole_hdf5
 from abaw_seq.tasks import LABEL_COLUMNS, SPLITS
@@ -77,8 +78,12 @@ class VideoFeatures:
 class FeatureReader:
     """A feature file open for reading; every access checks shape and type.
 
+    Names of videos are in the form of `folder.video_name`, however they are stored.
     Raises UserError if the file is missing, not HDF5, of another format or of a newer version.
     """
+
+    unnumbered: tuple[str, ...] = ()
+    """Videos whose frame numbers are not known: none."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -88,7 +93,8 @@ class FeatureReader:
         except BaseException:
             self._file.close()
             raise
-        self.videos: tuple[str, ...] = tuple(self._file.get("videos", ()))
+        self._stored = {video_name(name): name for name in self._file.get("videos", ())}
+        self.videos: tuple[str, ...] = tuple(self._stored)
 
     def __enter__(self) -> FeatureReader:
         return self
@@ -121,7 +127,7 @@ class FeatureReader:
 
     def has(self, video: str, backbone: str) -> bool:
         """True if the file has the video's features of this backbone."""
-        return f"videos/{video}/features/{backbone}" in self._file
+        return f"{self._place(video)}/features/{backbone}" in self._file
 
     def features(self, video: str, backbone: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Features float16 or float32 (stop - start, dim); UserError on NaN or infinity."""
@@ -144,7 +150,7 @@ class FeatureReader:
 
     def labels(self, video: str) -> np.ndarray | None:
         """Labels float32 (frames, 15), NaN where there is none; None if the video has no labels at all."""
-        if f"videos/{video}/labels" not in self._file:
+        if f"{self._place(video)}/labels" not in self._file:
             return None
         labels = self._dataset(video, "labels")[:].astype(np.float32, copy=False)
         self._check_shape(video, "labels", labels.shape, (self.rows(video), len(LABEL_COLUMNS)))
@@ -175,7 +181,7 @@ class FeatureReader:
 
     def copy_video(self, video: str, into: h5py.Group, backbones: list[str] | None = None) -> None:
         """Copy a video's group as it is, without decoding, with the features of all or of the given backbones."""
-        source = self._file["videos"][video]
+        source = self._file[self._place(video)]
         if backbones is None:
             source.file.copy(source, into, name=video)
             return
@@ -200,12 +206,15 @@ class FeatureReader:
         return BackboneInfo(**values)
 
     def _attributes(self, video: str) -> dict[str, Any]:
-        if video not in self._file["videos"]:
+        if self._place(video) not in self._file:
             raise UserError(f"{self.path}: no video {video!r}")
-        return dict(self._file["videos"][video].attrs)
+        return dict(self._file[self._place(video)].attrs)
+
+    def _place(self, video: str) -> str:
+        return f"videos/{self._stored.get(video_name(video), video)}"
 
     def _dataset(self, video: str, key: str) -> h5py.Dataset:
-        data = self._file.get(f"videos/{video}/{key}")
+        data = self._file.get(f"{self._place(video)}/{key}")
         if not isinstance(data, h5py.Dataset):
             raise self._bad(video, key, "is missing")
         return data

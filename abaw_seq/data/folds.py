@@ -19,6 +19,7 @@ import numpy as np
 import yaml
 
 from abaw_seq.data.annotations import VideoLabels
+from abaw_seq.data.folder import video_name
 from abaw_seq.errors import UserError
 from abaw_seq.files import write_lines
 from abaw_seq.tasks import AU, EXPRESSIONS
@@ -220,7 +221,7 @@ def _fold(path: str | os.PathLike[str], entry: object) -> Fold:
         videos = entry[part]
         if not isinstance(videos, list) or not videos or not all(isinstance(video, str) for video in videos):
             raise UserError(f"{path}, fold {entry['name']}: {part} must be a list of video names, each in quotes")
-        parts[part] = tuple(sorted(videos))
+        parts[part] = tuple(sorted(map(video_name, videos)))
     shared = {source_video(video) for video in parts["train"]} & {source_video(video) for video in parts["val"]}
     if shared:
         raise UserError(f"{path}, fold {entry['name']}: {sorted(shared)[0]} is in train and in val")

@@ -11,13 +11,14 @@ another.
 `fn` and `.frames.npy` hold the frame number of each row: whole numbers, or image names that end in one;
 the rows are sorted by them. Without them row k is frame k, counted from 1, unless annotations are given
 that have as many frames of that video as there are rows: then row k is the k-th annotated frame, because
-published features often have a row for each annotated image.
+published features often have a row for each annotated image. Where there are fewer rows than annotated frames,
+which row is which frame is not known, and the video gets no labels.
 """
 
 from __future__ import annotations
 
 import logging
-import re
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ import numpy as np
 
 from abaw_seq.data.annotations import Annotations
 from abaw_seq.data.feature_file import FORMAT, BackboneInfo, FeatureReader, VideoFeatures
+from abaw_seq.data.folder import a_few, has_suffix, list_folder, video_name
+from abaw_seq.data.frame_names import frame_numbers
 from abaw_seq.errors import UserError
 from abaw_seq.files import PathLike
 
@@ -37,7 +40,6 @@ log = logging.getLogger(__name__)
 FEATURE_KEYS = ("feature", "features")
 NUMBER_KEYS = ("fn", "frames", "frame")
 NUMBERS_SUFFIX = ".frames"
-_NUMBER = re.compile(r"(\d+)(?:\.\w+)?$")
 
 
 def open_features(path: PathLike, annotations: Annotations | None = None) -> FeatureReader | ForeignReader:
@@ -65,6 +67,11 @@ def open_features(path: PathLike, annotations: Annotations | None = None) -> Fea
         return FeatureReader(path)
     sources = ", ".join(f"{source} ({count} videos)" for source, count in sorted(reader.numbering.items()))
     log.info(f"{place}: features {reader.name!r}, frame numbers {sources}")
+    if reader.unnumbered:
+        log.warning(
+            f"{place}: no labels for videos without frame numbers and with fewer rows than annotated frames: "
+            f"{a_few(list(reader.unnumbered.values()))}; store the numbers (<video>{NUMBERS_SUFFIX}.npy, /<video>/fn)"
+        )
     return reader
 
 
@@ -100,13 +107,15 @@ class ForeignReader:
     """Features of another layout, with those methods of `FeatureReader` that reading needs.
 
     They are those of one backbone called `name`, of unknown weights; there are no labels and no splits.
-    `numbering` counts by source from where the videos' frame numbers are.
+    `numbering` counts by source from where the videos' frame numbers are; `unnumbered` says of each video without frame
+    numbers and with fewer rows than annotated frames how many these are.
     """
 
     def __init__(self, path: Path, name: str, annotations: Annotations | None = None):
         self.path = path
         self.name = name
         self.numbering: Counter[str] = Counter()
+        self.unnumbered: dict[str, str] = {}
         self._file = None if path.is_dir() else h5py.File(path, "r", locking=False)
         try:
             stored = self._npy_arrays() if self._file is None else self._hdf5_arrays()
@@ -181,7 +190,8 @@ class ForeignReader:
     def _hdf5_arrays(self) -> dict[str, tuple[Callable, np.ndarray | None]]:
         arrays = {}
         assert self._file is not None
-        for video, group in self._file.items():
+        for name, group in self._file.items():
+            video = video_name(name)
             if (values := _dataset(group, FEATURE_KEYS)) is None:
                 raise UserError(f"{self.path}: video {video}: holds no {FEATURE_KEYS[0]}")
             numbers = _dataset(group, NUMBER_KEYS)
@@ -189,7 +199,8 @@ class ForeignReader:
         return arrays
 
     def _npy_arrays(self) -> dict[str, tuple[Callable, np.ndarray | None]]:
-        files = {file.stem: file for file in sorted(self.path.glob("*.npy"))}
+        names = (name for name in list_folder(self.path).files if has_suffix(name, (".npy",)))
+        files = {video_name(os.path.splitext(name)[0]): self.path / name for name in names}
         arrays = {}
         for video, file in files.items():
             if video.endswith(NUMBERS_SUFFIX) and video.removesuffix(NUMBERS_SUFFIX) in files:
@@ -214,6 +225,8 @@ class ForeignReader:
         if numbers is None and listed is not None and len(listed) == rows:
             self.numbering["as annotated, row by row"] += 1
             return listed, np.arange(rows)
+        if numbers is None and listed is not None and len(listed) > rows:
+            self.unnumbered[video] = f"{video} ({rows} rows, {len(listed)} annotated frames)"
         if numbers is None:
             other = listed is not None and len(listed)
             self.numbering["counted from 1" + ", although other frames are annotated" * bool(other)] += 1
@@ -238,7 +251,9 @@ def _whole_numbers(numbers: np.ndarray) -> np.ndarray | None:
     numbers = np.asarray(numbers).reshape(-1)
     if numbers.dtype.kind not in "fiu":
         texts = [text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text) for text in numbers]
-        matches = [_NUMBER.search(text.strip()) for text in texts]
-        numbers = np.array([int(match[1]) if match else -1 for match in matches])
+        names = [text.strip().rpartition("/")[2] for text in texts]
+        numbers = frame_numbers(names)
+        if len(set(names)) > len(np.unique(numbers)):  # such as those of several faces in one frame
+            return None
     whole = np.isfinite(numbers) & (numbers == np.floor(numbers)) & (numbers >= 0) & (numbers < 2**31)
     return numbers.astype(np.int64) if whole.all() else None

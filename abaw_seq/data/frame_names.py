@@ -61,7 +61,7 @@ def frame_numbers(file_names: Sequence[str]) -> np.ndarray:
         return last
     table = np.array([part[1::2] for part in parts]).astype(np.int64)
     steps = np.diff(table[np.lexsort(table.T[::-1])], axis=0)
-    rising = (steps > 0).all(0) & (table <= MAX_FRAME_NUMBER).all(0)
+    rising = np.logical_and((steps > 0).all(axis=0), (table <= MAX_FRAME_NUMBER).all(axis=0))
     earlier = np.flatnonzero(rising[:-1])
     if not len(earlier) or (rising[-1] and not _FACE.search(texts[-2])):
         return last

@@ -20,6 +20,7 @@ import h5py
 import numpy as np
 
 from abaw_seq import __version__
+from abaw_seq.data.folder import video_name
 from abaw_seq.errors import UserError
 from abaw_seq.files import open_hdf5, whole_file, whole_hdf5
 from abaw_seq.metrics import score
@@ -107,7 +108,7 @@ def read_predictions(path: str | Path) -> Videos:
     if not path.is_file():
         raise UserError(f"{path}: no such prediction file; train or predict first")
     with open_hdf5(path, "prediction file", format=FORMAT, version=VERSION) as file:
-        return {name: _read_video(path, name, group) for name, group in file["videos"].items()}
+        return {video_name(name): _read_video(path, name, group) for name, group in file["videos"].items()}
 
 
 def _read_video(path: Path, name: str, group: h5py.Group) -> VideoPredictions:

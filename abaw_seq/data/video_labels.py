@@ -56,11 +56,16 @@ class Annotations:
 
     def counts_from_zero(self, video: str, frames: np.ndarray) -> bool | None:
         """Whether a video's frame numbers are counted from 0 and its labels are lines; None if that is not certain."""
-        known = self.videos.get(video_name(video))
-        if known is None or known.by_line is False or not len(known.frames):
+        if not self.is_by_line(video):
             return False
+        known = self.videos[video_name(video)]
         from_zero = counted_from_zero(np.asarray(frames), len(known.frames))
         return None if from_zero and known.by_line is None else from_zero
+
+    def is_by_line(self, video: str) -> bool:
+        """Whether a video has labels of files in which line k is frame k."""
+        known = self.videos.get(video_name(video))
+        return known is not None and known.by_line is not False
 
     def annotated_numbers(self, video: str, frames: np.ndarray) -> np.ndarray:
         """The numbers (frames,) that the annotation has for all the frames of a video; -1 where that is not certain."""
