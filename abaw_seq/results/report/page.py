@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from importlib import resources
@@ -61,11 +61,15 @@ class Plot:
     """The run that it shows; None if it shows all runs."""
 
 
-def render_page(runs: list[ReportedRun], plots: list[Plot], *, image_base: str | None) -> str:
-    """The whole page. `image_base`: URL of the folder of video folders, relative to the page, or None."""
+def render_page(
+    runs: list[ReportedRun], plots: list[Plot], *, image_base: str | None, images: Mapping[str, Any] | None = None
+) -> str:
+    """The whole page. `image_base`: URL of the folder of video folders, relative to the page, or None; `images`: what
+    `image_names` says of them.
+    """
     style, script = _asset("page.css"), _script()
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
-    data = scrubber_data({run.name: run.predictions for run in runs}, image_base)
+    data = scrubber_data({run.name: run.predictions for run in runs}, image_base) | {"imageNames": images or {}}
     parts = {
         "title": escape(title),
         "summary": escape(_summary(runs)),
