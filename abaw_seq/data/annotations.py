@@ -91,10 +91,7 @@ def read_annotations(*paths: str | os.PathLike[str]) -> Annotations:
         log.warning(f"{len(reading.passed_over)} entries passed over, not annotations: {a_few(reading.passed_over)}")
     joined = {video: join_parts(video, parts, reading.counts) for video, parts in sorted(reading.parts.items())}
     if disagreements := [one.disagreement for one in joined.values() if one.disagreement]:
-        rows = reading.counts["rows of two files with another label, the first kept"]
-        log.warning(
-            f"{disagreements[0]}: the first file's label is kept, as in {rows} rows of {len(disagreements)} videos"
-        )
+        log.warning(f"{disagreements[0]}: the first file's labels are kept ({len(disagreements)} such videos)")
     videos = {video: VideoLabels(one.frames, one.labels, one.split, one.by_line) for video, one in joined.items()}
     return Annotations(videos, +reading.counts, tuple(map(str, paths)))
 

@@ -38,9 +38,15 @@ def frame_number(file_name: str) -> int:
     >>> frame_number("00012.jpg"), frame_number("cover.jpg")
     (12, -1)
     """
-    digits = _TRAILING_DIGITS.search(os.path.splitext(file_name)[0])
+    digits = _TRAILING_DIGITS.search(_stem(file_name))
     number = int(digits[1]) if digits and len(digits[1]) < 20 else -1
     return number if number <= MAX_FRAME_NUMBER else -1
+
+
+def _stem(file_name: str) -> str:
+    """A name without its suffix; in frame.12 there is none."""
+    stem, suffix = os.path.splitext(file_name)
+    return file_name if suffix[1:].isdecimal() and not stem[-1:].isdecimal() else stem
 
 
 def frame_numbers(file_names: Sequence[str]) -> np.ndarray:
@@ -53,7 +59,7 @@ def frame_numbers(file_names: Sequence[str]) -> np.ndarray:
     array([1, 2])
     """
     last = np.array([frame_number(name) for name in file_names], np.int64)
-    parts = [_DIGITS.split(os.path.splitext(name)[0]) for name in file_names]
+    parts = [_DIGITS.split(_stem(name)) for name in file_names]
     texts = parts[0][::2] if parts else []
     if len(texts) < 3 or texts[-1] or any(part[::2] != texts for part in parts):
         return last
@@ -91,7 +97,7 @@ def frame_files(folder: str | Path) -> tuple[np.ndarray, list[str]]:
     numbers, names = numbers[order], [names[k] for k in order]
     if len(repeated := np.flatnonzero(np.diff(numbers) == 0)):
         first, second = names[int(repeated[0]) : int(repeated[0]) + 2]
-        several = all(len(_DIGITS.findall(os.path.splitext(name)[0])) > 1 for name in (first, second))
+        several = all(len(_DIGITS.findall(_stem(name))) > 1 for name in (first, second))
         advice = "if their last number tells the face, give each face a folder of its own" if several else "remove one"
         raise ValueError(f"{first} and {second} are both frame {numbers[repeated[0]]}; {advice}")
     return numbers.astype(np.int32), names
