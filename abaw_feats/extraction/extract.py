@@ -86,7 +86,7 @@ def extract(
     with process_group(device, longest_wait=LONGEST_WAIT) as group, ExitStack() as stack:
         # Videos, labels, networks.
         spool = group.share(lambda: stack.enter_context(locked_spool(out)))
-        sources = list_videos(each_path(videos))
+        sources = group.share(lambda: list_videos(each_path(videos)))
         if shard is not None:
             sources = balanced_shards(sources, shard[1])[shard[0] - 1]
         labels = read_annotations(*each_path(annotations)) if annotations else None
