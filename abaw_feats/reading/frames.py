@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from abaw_seq.data.folder import Folder, a_few, has_suffix, list_folder, on_disk, video_name, walk
+from abaw_seq.data.folder import Folder, has_suffix, list_folder, log_passed_over, on_disk, video_name, walk
 from abaw_seq.data.frame_names import frame_number, image_names
 from abaw_seq.errors import UserError
 
@@ -67,8 +67,7 @@ def list_videos(paths: Iterable[str | Path]) -> list[VideoSource]:
         named = ", ".join(map(str, roots)) or "no path given"
         expected = "expected folders of 00001.jpg, 00002.jpg, ... or video files"
         raise UserError(f"{named}: no frames there; {_deeper_frames(roots) or expected}")
-    if passed_over:
-        log.warning(f"{len(passed_over)} entries passed over, neither frames nor videos: {a_few(passed_over)}")
+    log_passed_over(passed_over, "frames or videos")
     return list(videos.values())
 
 
@@ -115,12 +114,12 @@ def _videos_in(folder: Folder, passed_over: list[Path]) -> list[VideoSource]:
         other = min(folders + files)
         raise UserError(f"{folder.path}: has numbered frames and also {other}; name the videos in it one by one")
     if not folders and not files:
-        return [_frames_of(folder, len(numbered), passed_over)]
+        return [_frames_of(folder, images, passed_over, frame_count=len(numbered))]
     videos, empty = [_video_file(folder.path / name) for name in files], []
     inner = 0
     for below in (list_folder(folder.path / name) for name in folders):
-        if count := len(image_names(below)):
-            videos.append(_frames_of(below, count, passed_over))
+        if images := image_names(below):
+            videos.append(_frames_of(below, images, passed_over))
         elif deeper := _videos_one_level_deeper(below, passed_over):
             videos += deeper
             inner += 1
@@ -135,15 +134,19 @@ def _videos_in(folder: Folder, passed_over: list[Path]) -> list[VideoSource]:
 
 
 def _videos_one_level_deeper(folder: Folder, passed_over: list[Path]) -> list[VideoSource]:
-    folders = [below for name in folder.folders if image_names(below := list_folder(folder.path / name))]
     videos = [_video_file(folder.path / name) for name in video_files(folder)]
-    return videos + [_frames_of(below, len(image_names(below)), passed_over) for below in folders]
+    for below in (list_folder(folder.path / name) for name in folder.folders):
+        if images := image_names(below):
+            videos.append(_frames_of(below, images, passed_over))
+    return videos
 
 
-def _frames_of(folder: Folder, frame_count: int, passed_over: list[Path]) -> VideoSource:
-    images = set(image_names(folder))
-    passed_over += [folder.path / name for name in folder.folders + folder.files if name not in images]
-    return _source(folder.path, frame_count=frame_count)
+def _frames_of(
+    folder: Folder, images: list[str], passed_over: list[Path], *, frame_count: int | None = None
+) -> VideoSource:
+    if others := {*folder.folders, *folder.files}.difference(images):
+        passed_over += [folder.path / name for name in sorted(others)]
+    return _source(folder.path, frame_count=len(images) if frame_count is None else frame_count)
 
 
 def video_files(folder: Folder) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from abaw_feats.reading.frames import VideoSource, decode_video, list_videos, video_files
-from abaw_seq.data.folder import walk
+from abaw_seq.data.folder import log_passed_over, walk
 from abaw_seq.data.frame_names import IMAGE_SUFFIXES, frame_files, image_names
 from abaw_seq.errors import UserError
 
@@ -64,16 +64,21 @@ def index_images(paths: Sequence[str | Path]) -> ImageIndex:
     there is no image.
     """
     parts = []
+    passed_over: list[Path] = []
     for path in (Path(path).expanduser() for path in paths):
         if not path.is_dir():
             parts.append(index_videos([path]))
             continue
         for folder in walk(path):
-            if images := image_names(folder):
+            images, videos = image_names(folder), video_files(folder)
+            others = sorted({*folder.files, *folder.dangling} - {*images, *videos})
+            passed_over += [folder.path / name for name in others]
+            if images:
                 source = VideoSource(os.path.relpath(folder.path, path), folder.path, False, len(images))
                 parts.append(_of_one_source(source, np.arange(1, len(images) + 1), images))
-            if videos := video_files(folder):
+            if videos:
                 parts.append(index_videos([folder.path / name for name in videos]))
+    log_passed_over(passed_over, "images or videos")
     if not parts:
         named = ", ".join(str(path) for path in paths) or "no path given"
         raise UserError(f"{named}: no images there ({' '.join(IMAGE_SUFFIXES)} or video files)")

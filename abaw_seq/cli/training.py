@@ -207,12 +207,6 @@ def _follow_recipe(recipe_file, overrides, runs, feats, run, device, jobs) -> No
 def _corpus(feats, backbones, annotations, device, memory):
     from abaw_seq.data.annotations import read_annotations
     from abaw_seq.data.corpus import load_corpus
-    from abaw_seq.data.labelling import ALIGNMENT_HEADER, alignment_rows
 
     labels = read_annotations(*annotations) if annotations else None
-    corpus = load_corpus(list(feats), backbones=backbones, annotations=labels, device=device, memory=memory)
-    if labels is not None:
-        frames = {name: video.frames for name, video in corpus.video_labels().items()}
-        for row in alignment_rows(frames, labels):
-            say("labels: " + ", ".join(f"{name} {count}" for name, count in zip(ALIGNMENT_HEADER, row, strict=True)))
-    return corpus
+    return load_corpus(list(feats), backbones=backbones, annotations=labels, device=device, memory=memory)

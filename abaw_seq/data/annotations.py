@@ -27,7 +27,7 @@ from abaw_seq.data.annotation_formats import (
     starts_with_image,
 )
 from abaw_seq.data.annotation_join import Part, join_parts, unique_frames
-from abaw_seq.data.folder import a_few, has_suffix, on_disk, video_name, walk
+from abaw_seq.data.folder import has_suffix, log_passed_over, on_disk, video_name, walk
 from abaw_seq.data.label_text import Block, first_filled_line, line_error, read_blocks
 from abaw_seq.data.video_labels import Annotations, VideoLabels
 from abaw_seq.errors import UserError
@@ -87,8 +87,7 @@ def read_annotations(*paths: str | os.PathLike[str]) -> Annotations:
     if not reading.parts:
         where = ", ".join(str(path) for path in paths) or "nothing"
         raise UserError(f"no annotations in {where}: give a multi-task file, or a folder of VA, EXPR or AU files")
-    if reading.passed_over:
-        log.warning(f"{len(reading.passed_over)} entries passed over, not annotations: {a_few(reading.passed_over)}")
+    log_passed_over(reading.passed_over, "annotations")
     joined = {video: join_parts(video, parts, reading.counts) for video, parts in sorted(reading.parts.items())}
     if disagreements := [one.disagreement for one in joined.values() if one.disagreement]:
         log.warning(f"{disagreements[0]}: the first file's labels are kept ({len(disagreements)} such videos)")

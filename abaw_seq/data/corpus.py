@@ -34,7 +34,7 @@ from abaw_seq.data.feature_store import (
 )
 from abaw_seq.data.folder import video_name
 from abaw_seq.data.foreign_features import open_features
-from abaw_seq.data.matching import log_matches
+from abaw_seq.data.labelling import log_alignment
 from abaw_seq.data.nearest import fill_nearest_labels, nearest_rows
 from abaw_seq.errors import UserError
 from abaw_seq.tasks import LABEL_COLUMNS
@@ -243,7 +243,7 @@ def load_corpus(
         if annotations is None:
             return corpus
         annotations = annotations.without_labels({video for reader in readers for video in reader.unnumbered})
-        log_matches({name: video.frames for name, video in corpus.video_labels().items()}, annotations)
+        log_alignment({name: video.frames for name, video in corpus.video_labels().items()}, annotations)
         return corpus.labelled(annotations)
 
 

@@ -6,11 +6,14 @@ level. A folder is a folder whatever its name looks like.
 
 from __future__ import annotations
 
+import logging
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 DROPPINGS = frozenset(
     {
@@ -90,6 +93,12 @@ def on_disk(path: Path) -> Path:
     """The path in the Unicode form in which it exists; unchanged if it exists in none."""
     forms = (Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))
     return path if path.exists() else next((other for other in forms if other.exists()), path)
+
+
+def log_passed_over(paths: Sequence[Path], what: str) -> None:
+    """Log in one line the entries, if any, that were passed over because they are not `what`."""
+    if paths:
+        log.warning(f"{len(paths)} entries passed over, not {what}: {a_few(paths)}")
 
 
 def a_few(names: Sequence[object]) -> str:

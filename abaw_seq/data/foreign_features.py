@@ -30,7 +30,7 @@ import numpy as np
 
 from abaw_seq.data.annotations import Annotations
 from abaw_seq.data.feature_file import FORMAT, BackboneInfo, FeatureReader, VideoFeatures
-from abaw_seq.data.folder import a_few, has_suffix, list_folder, video_name
+from abaw_seq.data.folder import a_few, has_suffix, list_folder, log_passed_over, video_name
 from abaw_seq.data.frame_names import frame_numbers
 from abaw_seq.errors import UserError
 from abaw_seq.files import PathLike
@@ -199,7 +199,8 @@ class ForeignReader:
         return arrays
 
     def _npy_arrays(self) -> dict[str, tuple[Callable, np.ndarray | None]]:
-        names = (name for name in list_folder(self.path).files if has_suffix(name, (".npy",)))
+        listing = list_folder(self.path)
+        names = [name for name in listing.files if has_suffix(name, (".npy",))]
         files = {video_name(os.path.splitext(name)[0]): self.path / name for name in names}
         arrays = {}
         for video, file in files.items():
@@ -209,6 +210,8 @@ class ForeignReader:
             arrays[video] = (lambda file=file: _load(file)), None if numbers is None else _load(numbers)
         if not arrays:
             raise UserError(f"{self.path}: holds no features, <video>.npy expected; or name a feature file")
+        others = sorted({*listing.folders, *listing.files, *listing.dangling} - set(names))
+        log_passed_over([self.path / name for name in others], "features")
         return arrays
 
     def _kind(self, video: str, values: Callable) -> tuple[tuple[int, int], np.dtype]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,11 @@ import numpy as np
 from abaw_seq.data.annotations import Annotations
 from abaw_seq.data.feature_file import FeatureReader, atomic_feature_file
 from abaw_seq.data.foreign_features import ForeignReader, open_features
+from abaw_seq.data.matching import log_matches
 from abaw_seq.errors import UserError
 from abaw_seq.tasks import SPLITS
+
+log = logging.getLogger(__name__)
 
 ALIGNMENT_HEADER = [
     "split", "videos", "frames with features", "of them labelled", "labelled, no features", "videos without features",
@@ -54,6 +58,13 @@ def _write_labelled(
             if (known := annotations.videos.get(video)) is not None:
                 writer.set_labels(video, annotations.for_frames(video, stored[video]), known.split)
     return stored
+
+
+def log_alignment(stored: dict[str, np.ndarray], annotations: Annotations) -> None:
+    """Log what `log_matches` does, and a line per split of `alignment_rows`."""
+    log_matches(stored, annotations)
+    for row in alignment_rows(stored, annotations):
+        log.info("labels: " + ", ".join(f"{name} {count}" for name, count in zip(ALIGNMENT_HEADER, row, strict=True)))
 
 
 def alignment_rows(stored: dict[str, np.ndarray], annotations: Annotations) -> list[list[str]]:

@@ -39,17 +39,18 @@ def image_names(root: Path, videos: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def _pattern(root: Path, folder: str | None) -> dict[str, Any] | None:
     """How the images of one video are called; None if it has none that are numbered."""
+    if folder is None:
+        return None
     try:
-        numbers, names = frame_files(root / folder) if folder is not None else ((), ())
+        numbers, names = frame_files(root / folder)
     except ValueError:
         return None
-    if not len(names):
-        return None
-    images = dict(zip(map(int, numbers), names, strict=True))
+    images = dict(zip(numbers.tolist(), names, strict=True))
     patterns = []
-    for digits in re.finditer(r"\d+", names[0]):
+    for digits in re.finditer(r"\d+", names[0] if names else ""):
         if int(digits[0]) == numbers[0]:
             prefix, width, suffix = names[0][: digits.start()], len(digits[0]), names[0][digits.end() :]
             others = {n: name for n, name in images.items() if name != f"{prefix}{n:0{width}d}{suffix}"}
-            patterns.append({"folder": folder, "prefix": prefix, "width": width, "suffix": suffix, "others": others})
-    return min(patterns, key=lambda pattern: len(pattern["others"]))
+            pattern = {"folder": folder, "prefix": prefix, "width": width, "suffix": suffix, "others": others}
+            patterns.append((len(others), len(patterns), pattern))
+    return min(patterns)[-1] if patterns else None

@@ -167,7 +167,10 @@ def test_what_is_passed_over_is_said_once_and_short(root, caplog):
     (root / "gone").symlink_to("nowhere")
     list_videos([root])
     (said,) = caplog.messages
-    assert said.startswith("22 entries passed over, neither frames nor videos: ") and said.endswith(" and 17 more")
+    caplog.clear()
+    index_images([root])
+    assert len(caplog.messages) == 1 and "note0.xml" in caplog.text and "contact_sheet" not in caplog.text
+    assert said.startswith("22 entries passed over, not frames or videos: ") and said.endswith(" and 17 more")
 
 
 def test_folders_one_level_deeper_are_read_and_what_they_stand_beside_is_passed_over(tmp_path, caplog):

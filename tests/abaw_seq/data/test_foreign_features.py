@@ -182,12 +182,13 @@ def test_frame_names_are_read_as_extraction_reads_them(tmp_path):
         open_features(abaw4(tmp_path / "c.h5", both))
 
 
-def test_hidden_arrays_are_passed_over_and_folders_are_no_arrays(tmp_path):
+def test_hidden_arrays_count_for_nothing_and_what_is_no_array_is_said(tmp_path, caplog):
     folder = npy(tmp_path / "d", v=values(2))
     (folder / "._v.npy").write_bytes(b"\0\5\x16\7")
     (folder / "x.npy").mkdir()
     with open_features(folder) as reader:
         assert reader.videos == ("v",)
+    assert caplog.messages[0] == f"1 entries passed over, not features: {folder / 'x.npy'}"
 
 
 def test_names_in_another_unicode_form_meet_their_annotations(tmp_path):
