@@ -98,6 +98,8 @@ def frame_files(folder: str | Path) -> tuple[np.ndarray, list[str]]:
     if len(repeated := np.flatnonzero(np.diff(numbers) == 0)):
         first, second = names[int(repeated[0]) : int(repeated[0]) + 2]
         several = all(len(_DIGITS.findall(_stem(name))) > 1 for name in (first, second))
-        advice = "if their last number tells the face, give each face a folder of its own" if several else "remove one"
-        raise ValueError(f"{first} and {second} are both frame {numbers[repeated[0]]}; {advice}")
+        if several:
+            advice = "if it tells the face, give each face a folder of its own"
+            raise ValueError(f"{first} and {second} end in the same number; {advice}")
+        raise ValueError(f"{first} and {second} are both frame {numbers[repeated[0]]}; remove one")
     return numbers.astype(np.int32), names

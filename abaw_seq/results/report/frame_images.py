@@ -46,7 +46,7 @@ def _pattern(root: Path, folder: str | None) -> dict[str, Any] | None:
     except ValueError:
         return None
     images = dict(zip(numbers.tolist(), names, strict=True))
-    patterns = []
+    patterns: list[tuple[int, int, dict[str, Any]]] = []
     for digits in re.finditer(r"\d+", names[0] if names else ""):
         if int(digits[0]) == numbers[0]:
             prefix, width, suffix = names[0][: digits.start()], len(digits[0]), names[0][digits.end() :]

@@ -64,7 +64,7 @@ def test_frame_numbers(names, numbers):
 def test_several_faces_of_one_frame_are_refused_with_advice_that_fits(tmp_path, names):
     for name in names:
         (tmp_path / name).write_bytes(b"")
-    with pytest.raises(ValueError, match="both frame .*give each face a folder of its own"):
+    with pytest.raises(ValueError, match="end in the same number; .*give each face a folder of its own"):
         frame_files(tmp_path)
 
 
