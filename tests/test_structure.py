@@ -18,7 +18,7 @@ FEATS_ROOMS = ("cli", "programs", "encoders")
 GROUND = {
     "lazy": 0,
     "errors": 0, "tasks": 0, "cpu": 0,
-    "terminal": 1, "files": 1, "config": 1, "metrics": 1,
+    "terminal": 1, "files": 1, "locks": 1, "config": 1, "metrics": 1,
     "run_folder": 2, "engine": 2,
 }  # fmt: skip
 IN_SEQ = {room: room for room in SEQ_ROOMS} | dict.fromkeys(GROUND, "ground") | {"__main__": "cli"}

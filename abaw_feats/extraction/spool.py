@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,19 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from abaw_feats.reading.frames import VideoSource
 from abaw_seq.data.feature_file import CHUNK_ROWS, BackboneInfo, VideoFeatures, atomic_feature_file
-from abaw_seq.errors import AbawError, UserError
+from abaw_seq.errors import AbawError
 from abaw_seq.files import check_output, remove_leftovers
+from abaw_seq.locks import held_lock
 
 if TYPE_CHECKING:  # merging needs no image decoder
     from abaw_feats.extraction.batches import Batch, Piece
 
 COPY_ROWS = 4096
 OVERHEAD_BYTES = 64 * 1024
-LOCK_ATTEMPTS = 1000
 
 
 class Spool:
@@ -210,14 +208,13 @@ def locked_spool(out: str | Path) -> Iterator[Spool]:
     """
     spool = Spool(out)
     check_output(spool.out)
-    lock = _lock(spool)
-    try:
-        spool.sweep()
-        yield spool
-    finally:
-        if spool.folder.exists() and not spool.parts():
-            spool.remove()
-        lock.release()
+    with held_lock(spool.folder / "lock", output=spool.out):
+        try:
+            spool.sweep()
+            yield spool
+        finally:
+            if spool.folder.exists() and not spool.parts():
+                spool.remove()
 
 
 def reserve(folder: Path, size: int) -> None:
@@ -239,27 +236,3 @@ def disk_error(out: Path, error: OSError) -> AbawError:
         f"{out}: could not be written ({error.strerror or error}); once there is room, "
         "run the same command again: finished videos are kept"
     )
-
-
-def _lock(spool: Spool) -> FileLock:
-    """Hold the spool's lock file, in which the holder is named; the system releases it by whatever death."""
-    path = spool.folder / "lock"
-    lock = FileLock(path, blocking=False, fallback_to_soft=False, thread_local=False)
-    problem = "another process is deleting it"
-    for _ in range(LOCK_ATTEMPTS):
-        try:
-            spool.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-            path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
-            return lock
-        except Timeout:
-            with suppress(FileNotFoundError):  # its holder has just deleted it
-                holder = path.read_text(errors="replace") or "another process"
-                raise UserError(
-                    f"{spool.out}: {holder} is writing it; wait until it ends or choose another output"
-                ) from None
-        except OSError as error:
-            problem = error.strerror
-            if not isinstance(error, FileNotFoundError | FileExistsError):
-                break  # those two also come while the process before us deletes the folder
-    raise UserError(f"{spool.folder}: {problem}; choose another output")
