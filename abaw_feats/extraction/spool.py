@@ -6,9 +6,7 @@ lock. A file under a part's name is whole and on disk; what a killed process lef
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
 import re
 import shutil
 import tempfile
@@ -22,7 +20,7 @@ import numpy as np
 from abaw_feats.reading.frames import VideoSource
 from abaw_seq.data.feature_file import CHUNK_ROWS, BackboneInfo, VideoFeatures, atomic_feature_file
 from abaw_seq.errors import AbawError
-from abaw_seq.files import check_output, remove_leftovers
+from abaw_seq.files import check_output, remove_leftovers, reserve
 from abaw_seq.locks import held_lock
 
 if TYPE_CHECKING:  # merging needs no image decoder
@@ -87,7 +85,7 @@ class Part:
     def finish(self) -> None:
         """Put the video on disk as a complete feature file."""
         valid = np.concatenate(self._valid)
-        reserve(self._path.parent, self._size(len(valid)))
+        reserve(self._path, self._size(len(valid)))
         described = VideoFeatures(
             name=self.video.name,
             frames=np.concatenate(self._frames),
@@ -215,19 +213,6 @@ def locked_spool(out: str | Path) -> Iterator[Spool]:
         finally:
             if spool.folder.exists() and not spool.parts():
                 spool.remove()
-
-
-def reserve(folder: Path, size: int) -> None:
-    """Raise OSError if `folder` has no room for `size` bytes.
-
-    HDF5 does not survive a disk that fills up while it writes, so the room is asked for beforehand: by
-    allocating it, because the free space that `shutil` or `psutil` report ignores quotas and limits.
-    """
-    with tempfile.TemporaryFile(dir=folder) as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        elif shutil.disk_usage(folder).free < size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def disk_error(out: Path, error: OSError) -> AbawError:
