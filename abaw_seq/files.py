@@ -12,12 +12,15 @@ import glob
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from abaw_seq.errors import UserError
 
@@ -241,10 +244,22 @@ def remove_leftovers(path: str | os.PathLike[str]) -> None:
     """Remove what killed processes left unfinished beside `path`; nobody else may be writing it."""
     path = Path(path)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+        _remove(leftover)
+
+
+def remove_leftovers_in(folder: str | os.PathLike[str]) -> None:
+    """Remove what processes left unfinished in a folder that are no longer there; nobody else may be writing it."""
+    for name in os.listdir(folder):
+        writer = re.fullmatch(r"\..+\.(\d+)\.tmp", name)
+        if writer and (int(writer[1]) == os.getpid() or not psutil.pid_exists(int(writer[1]))):
+            _remove(Path(folder, name))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _temporary(path: Path) -> Path:
