@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from abaw_seq.errors import AbawError
+from abaw_seq.signals import ending_signals, is_received, leave_if_nobody_reads
 
 PLAIN_PROGRESS_SECONDS = 10.0
 PATH = click.Path(path_type=Path)
@@ -59,17 +60,28 @@ class _OneLineErrors(click.Command):
         debug = "--debug" in args
         args = [arg for arg in args if arg != "--debug"]
         show_messages()
-        try:
-            code = super().main(args, prog_name, **{**extra, "standalone_mode": False})
-        except (click.Abort, KeyboardInterrupt):  # click turns the second into the first
-            say("interrupted: what was finished is kept")
-            code = 130
-        except Exception as error:
-            if debug:
-                raise
-            message, code = _explain(error)
-            say(f"error: {message}")
+        with ending_signals():
+            try:
+                code = super().main(args, prog_name, **{**extra, "standalone_mode": False})
+                sys.stdout.flush()
+            except (click.Abort, KeyboardInterrupt):  # click turns the second into the first
+                say("interrupted: what was finished is kept")
+                code = 130
+            except (Exception, SystemExit) as error:
+                code = self._failed(error, debug=debug)
         sys.exit(code if isinstance(code, int) else 0)
+
+    def _failed(self, error: Exception | SystemExit, *, debug: bool) -> int:
+        """The exit code for what ended the command, of which one line tells."""
+        if is_received():
+            raise error
+        if isinstance(error, BrokenPipeError | SystemExit):  # click exits where a pipe is closed
+            leave_if_nobody_reads()
+        if debug or isinstance(error, SystemExit):
+            raise error
+        message, code = _explain(error)
+        say(f"error: {message}")
+        return code
 
 
 class ManyValues(click.Command):

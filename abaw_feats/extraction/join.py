@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from abaw_feats.extraction.spool import disk_error, locked_spool, reserve
+from abaw_feats.extraction.spool import disk_error, locked_spool
 from abaw_seq.data.annotations import Annotations
 from abaw_seq.data.feature_file import (
     BackboneInfo,
@@ -19,6 +19,7 @@ from abaw_seq.data.feature_file import (
     merge_backbones,
 )
 from abaw_seq.errors import UserError
+from abaw_seq.files import reserve
 from abaw_seq.terminal import progress
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def join_files(paths: Sequence[Path], out: Path, *, annotations: Annotations | N
     holdings = Holdings(paths)
     backbones = holdings.backbones()
     try:
-        reserve(out.parent, sum(path.stat().st_size for path in paths))
+        reserve(out, sum(path.stat().st_size for path in paths))
         with (
             progress("join", len(holdings.videos), "videos") as advance,
             atomic_feature_file(out) as writer,

@@ -6,12 +6,9 @@ lock. A file under a part's name is whole and on disk; what a killed process lef
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
 import re
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,19 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from abaw_feats.reading.frames import VideoSource
 from abaw_seq.data.feature_file import CHUNK_ROWS, BackboneInfo, VideoFeatures, atomic_feature_file
-from abaw_seq.errors import AbawError, UserError
-from abaw_seq.files import check_output, remove_leftovers
+from abaw_seq.errors import AbawError
+from abaw_seq.files import check_output, remove_leftovers, reserve
+from abaw_seq.locks import held_lock
 
 if TYPE_CHECKING:  # merging needs no image decoder
     from abaw_feats.extraction.batches import Batch, Piece
 
 COPY_ROWS = 4096
 OVERHEAD_BYTES = 64 * 1024
-LOCK_ATTEMPTS = 1000
 
 
 class Spool:
@@ -89,7 +85,7 @@ class Part:
     def finish(self) -> None:
         """Put the video on disk as a complete feature file."""
         valid = np.concatenate(self._valid)
-        reserve(self._path.parent, self._size(len(valid)))
+        reserve(self._path, self._size(len(valid)))
         described = VideoFeatures(
             name=self.video.name,
             frames=np.concatenate(self._frames),
@@ -210,27 +206,13 @@ def locked_spool(out: str | Path) -> Iterator[Spool]:
     """
     spool = Spool(out)
     check_output(spool.out)
-    lock = _lock(spool)
-    try:
-        spool.sweep()
-        yield spool
-    finally:
-        if spool.folder.exists() and not spool.parts():
-            spool.remove()
-        lock.release()
-
-
-def reserve(folder: Path, size: int) -> None:
-    """Raise OSError if `folder` has no room for `size` bytes.
-
-    HDF5 does not survive a disk that fills up while it writes, so the room is asked for beforehand: by
-    allocating it, because the free space that `shutil` or `psutil` report ignores quotas and limits.
-    """
-    with tempfile.TemporaryFile(dir=folder) as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        elif shutil.disk_usage(folder).free < size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with held_lock(spool.folder / "lock", output=spool.out):
+        try:
+            spool.sweep()
+            yield spool
+        finally:
+            if spool.folder.exists() and not spool.parts():
+                spool.remove()
 
 
 def disk_error(out: Path, error: OSError) -> AbawError:
@@ -239,27 +221,3 @@ def disk_error(out: Path, error: OSError) -> AbawError:
         f"{out}: could not be written ({error.strerror or error}); once there is room, "
         "run the same command again: finished videos are kept"
     )
-
-
-def _lock(spool: Spool) -> FileLock:
-    """Hold the spool's lock file, in which the holder is named; the system releases it by whatever death."""
-    path = spool.folder / "lock"
-    lock = FileLock(path, blocking=False, fallback_to_soft=False, thread_local=False)
-    problem = "another process is deleting it"
-    for _ in range(LOCK_ATTEMPTS):
-        try:
-            spool.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-            path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
-            return lock
-        except Timeout:
-            with suppress(FileNotFoundError):  # its holder has just deleted it
-                holder = path.read_text(errors="replace") or "another process"
-                raise UserError(
-                    f"{spool.out}: {holder} is writing it; wait until it ends or choose another output"
-                ) from None
-        except OSError as error:
-            problem = error.strerror
-            if not isinstance(error, FileNotFoundError | FileExistsError):
-                break  # those two also come while the process before us deletes the folder
-    raise UserError(f"{spool.folder}: {problem}; choose another output")

@@ -59,7 +59,7 @@ from abaw_seq.engine.update import RunningAverage, Update
 from abaw_seq.errors import AbawError, UserError
 from abaw_seq.files import save_tensors
 from abaw_seq.learn.losses import loss_weights, outputs_of, task_losses, with_teacher
-from abaw_seq.run_folder import BEST, open_run, save_epoch, write_provenance, write_scores
+from abaw_seq.run_folder import BEST, held_run, open_run, save_epoch, write_provenance, write_scores
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def finetune(
     """
     out = Path(out)
     config = _with_sources(config, videos, annotations)
-    with process_group(device) as group:
+    with process_group(device) as group, group.holding(held_run(out)):
         dtype = autocast_dtype(config.precision, group.device)
         spec = encoder_spec(config.backbone)
         state = open_run(out, config, resume=resume, writes=group.first, free=("memory_gb",))

@@ -28,6 +28,7 @@ from abaw_feats.reading.frames import decode_video
 from abaw_feats.reading.image_index import ImageIndex
 from abaw_feats.reading.images import resize
 from abaw_seq.errors import UserError
+from abaw_seq.files import reserve
 from abaw_seq.terminal import progress
 
 log = logging.getLogger(__name__)
@@ -225,6 +226,7 @@ def _fill(store: FrameStore, shape: tuple[int, int, int], memory_gb: float) -> b
     else:
         with tempfile.NamedTemporaryFile(prefix="abaw-images-") as file:  # vanishes with the process
             log.info(f"decoded images go to a temporary file in {Path(file.name).parent}")
+            reserve(Path(file.name), size)  # the system ends a process whose mapped file finds no room
             store.pixels = torch.from_numpy(np.memmap(file.name, np.uint8, "w+", shape=(len(store.rows), *shape)))
     with progress("decode", len(store.rows), "images") as advance:
         for images, read in store.read():

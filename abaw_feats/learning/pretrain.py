@@ -37,7 +37,7 @@ from abaw_seq.engine.schedule import epoch_rates, parameter_groups
 from abaw_seq.engine.update import Update
 from abaw_seq.errors import AbawError, UserError
 from abaw_seq.files import save_tensors
-from abaw_seq.run_folder import PUBLIC_CHECKPOINT, open_run, save_epoch, write_provenance
+from abaw_seq.run_folder import PUBLIC_CHECKPOINT, held_run, open_run, save_epoch, write_provenance
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def pretrain(
     Raises UserError for what cannot be read or does not fit, AbawError if the loss is not finite.
     """
     out = Path(out)
-    with process_group(device) as group:
+    with process_group(device) as group, group.holding(held_run(out)):
         spec = _vit_spec(config)
         dtype = autocast_dtype(config.precision, group.device)
         state = open_run(out, config, resume=resume, writes=group.first, free=("memory_gb",))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import click
 
 from abaw_seq.errors import UserError
@@ -54,13 +56,15 @@ def predict(run, feats, out, raw, checkpoint, device) -> None:
     from abaw_seq.files import check_output
     from abaw_seq.results.postprocess import postprocessed
     from abaw_seq.results.predict import predict_run
-    from abaw_seq.run_folder import BEST
+    from abaw_seq.run_folder import BEST, PREDICTIONS, held_run, holds_run
 
     stem = out.with_suffix("") if out.suffix in (".csv", ".h5") else out
     for suffix in (".csv", ".h5"):
         check_output(stem.with_name(stem.name + suffix))
     groups = predict_run(run, list(feats), find_device(device), checkpoint=checkpoint or BEST)
-    frames, videos = write_groups(stem, (group if raw else postprocessed(run, group) for group in groups))
+    replaces_those_of_a_run = f"{stem.name}.h5" == PREDICTIONS and holds_run(stem.parent)
+    with held_run(stem.parent) if replaces_those_of_a_run else nullcontext():
+        frames, videos = write_groups(stem, (group if raw else postprocessed(run, group) for group in groups))
     say(f"{frames} frames of {videos} videos -> {stem}.csv, {stem}.h5")
 
 

@@ -144,10 +144,10 @@ def crossval(feats, config_file, overrides, folds, run, resume, write_only, anno
     from abaw_seq.experiments.crossval import choose_folds, crossvalidate, fold_table, store_folds
     from abaw_seq.learn.settings import TrainConfig
     from abaw_seq.results.tables import comparison
-    from abaw_seq.run_folder import check_untrained
+    from abaw_seq.run_folder import FOLDS, check_kind
 
     settings, device = configs.load(TrainConfig, config_file, overrides), find_device(device)
-    check_untrained(run)
+    check_kind(run, FOLDS)
     corpus = _corpus(feats, settings.backbones or None, annotations, device, memory)
     chosen = choose_folds(corpus, folds)
     print_table("Folds", FOLD_HEADER, fold_rows(chosen, corpus.video_labels()))

@@ -203,7 +203,7 @@ def read_folds(path: str | os.PathLike[str]) -> list[Fold]:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is neither YAML nor JSON: {error}") from error
+        raise UserError(f"{path}: is neither YAML nor JSON: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
         raise UserError(f"{path}: is not a fold file; `format: {FORMAT}` and `version: {VERSION}` expected")
     folds = [_fold(path, entry) for entry in content.get("folds") or ()]

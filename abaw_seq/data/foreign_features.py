@@ -17,10 +17,12 @@ which row is which frame is not known, and the video gets no labels.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +31,7 @@ import h5py
 import numpy as np
 
 from abaw_seq.data.annotations import Annotations
+from abaw_seq.data.checked_file import CheckedFile
 from abaw_seq.data.feature_file import FORMAT, BackboneInfo, FeatureReader, VideoFeatures
 from abaw_seq.data.folder import a_few, has_suffix, list_folder, log_passed_over, video_name
 from abaw_seq.data.frame_names import frame_numbers
@@ -37,6 +40,7 @@ from abaw_seq.files import PathLike
 
 log = logging.getLogger(__name__)
 
+KIND = "file of features"
 FEATURE_KEYS = ("feature", "features")
 NUMBER_KEYS = ("fn", "frames", "frame")
 NUMBERS_SUFFIX = ".frames"
@@ -80,15 +84,18 @@ def _is_foreign_hdf5(path: Path) -> bool:
     if not path.is_file() or not h5py.is_hdf5(path):
         return False
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            return file.attrs.get("format") != FORMAT and any(_dataset(file[key], FEATURE_KEYS) for key in file)
-    except OSError:
-        return False  # truncated, as the feature file's reader will report
+        with CheckedFile(path, KIND) as file:
+            if file.attribute("format", str) != FORMAT:
+                return any(_first(file, video, FEATURE_KEYS) for video in file.names())
+    except UserError:
+        pass  # truncated or damaged, as the feature file's reader will report
+    return False
 
 
-def _dataset(group: h5py.Group | h5py.Dataset, keys: tuple[str, ...]) -> h5py.Dataset | None:
-    entries = (group.get(key) for key in keys) if isinstance(group, h5py.Group) else ()
-    return next((entry for entry in entries if isinstance(entry, h5py.Dataset)), None)
+def _first(file: CheckedFile, video: str, keys: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The place of the first data set of a video that has one of these names; None if there is none."""
+    places = ((video, key) for key in keys)
+    return next((place for place in places if file.dataset(*place, kinds="") is not None), None)
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ class ForeignReader:
         self.name = name
         self.numbering: Counter[str] = Counter()
         self.unnumbered: dict[str, str] = {}
-        self._file = None if path.is_dir() else h5py.File(path, "r", locking=False)
+        self._file = None if path.is_dir() else CheckedFile(path, KIND)
         try:
             stored = self._npy_arrays() if self._file is None else self._hdf5_arrays()
             known = annotations.videos if annotations is not None else {}
@@ -170,7 +177,9 @@ class ForeignReader:
         rows = one.order[start:stop]
         first, last = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 0)
         with np.errstate(over="ignore"):  # a number too large for the dtype becomes infinite, and is reported below
-            values = np.asarray(one.values()[first:last]).astype(self.backbones[backbone].dtype, copy=False)
+            with nullcontext() if self._file is None else self._file.reading(video):
+                stored = np.asarray(one.values()[first:last])
+            values = stored.astype(self.backbones[backbone].dtype, copy=False)
         values = values[rows - first]
         if not np.isfinite(values).all():
             raise UserError(f"{self.path}: video {video}: the features hold NaN or infinity; extract this video again")
@@ -188,21 +197,24 @@ class ForeignReader:
         return VideoFeatures(video, self.frames(video), self.valid(video), values, source=str(self.path))
 
     def _hdf5_arrays(self) -> dict[str, tuple[Callable, np.ndarray | None]]:
-        arrays = {}
+        arrays: dict[str, tuple[Callable, np.ndarray | None]] = {}
         assert self._file is not None
-        for name, group in self._file.items():
+        file = self._file
+        for name in file.names():
             video = video_name(name)
-            if (values := _dataset(group, FEATURE_KEYS)) is None:
+            if (place := _first(file, name, FEATURE_KEYS)) is None:
                 raise UserError(f"{self.path}: video {video}: holds no {FEATURE_KEYS[0]}")
-            numbers = _dataset(group, NUMBER_KEYS)
-            arrays[video] = (lambda values=values: values), None if numbers is None else numbers[:]
+            numbers = None
+            if numbered := _first(file, name, NUMBER_KEYS):
+                numbers = file.values(file.dataset(*numbered, kinds="fiuSO"), *numbered)
+            arrays[video] = functools.partial(file.dataset, *place, kinds="fiu"), numbers
         return arrays
 
     def _npy_arrays(self) -> dict[str, tuple[Callable, np.ndarray | None]]:
         listing = list_folder(self.path)
         names = [name for name in listing.files if has_suffix(name, (".npy",))]
         files = {video_name(os.path.splitext(name)[0]): self.path / name for name in names}
-        arrays = {}
+        arrays: dict[str, tuple[Callable, np.ndarray | None]] = {}
         for video, file in files.items():
             if video.endswith(NUMBERS_SUFFIX) and video.removesuffix(NUMBERS_SUFFIX) in files:
                 continue

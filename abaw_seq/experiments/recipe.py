@@ -30,11 +30,19 @@ from abaw_seq.files import write_text
 from abaw_seq.learn.settings import TrainConfig
 from abaw_seq.results.ensemble import store_joined
 from abaw_seq.results.objective import cross_fitted, labelled_videos
-from abaw_seq.results.postprocess import fit_postprocess, fit_run
+from abaw_seq.results.postprocess import fit_held_run, fit_postprocess
 from abaw_seq.results.reading import read_current
 from abaw_seq.results.tables import SCORE_NAMES, number
 from abaw_seq.results.weights import cross_fitted_ensemble, fit_ensemble
-from abaw_seq.run_folder import MEMBERS, OUT_OF_FOLD, RESULTS, check_same_config, check_untrained, is_finished
+from abaw_seq.run_folder import (
+    MEMBERS,
+    OUT_OF_FOLD,
+    RESULTS,
+    check_kind,
+    check_same_config,
+    holds_run_folder,
+    is_finished,
+)
 
 COLUMNS = SCORE_NAMES | {"smoothed": "P_MTL smoothed", "tuned": "P_MTL smoothed and tuned"}
 
@@ -77,6 +85,7 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     return dataclasses.replace(recipe, set=(*recipe.set, *others))
 
 
+@holds_run_folder("run")
 def follow(recipe: Recipe, folder: Path, feats: list[Path], run: Path, *, device: torch.device, jobs: int = 1) -> str:
     """Train what is not trained yet, `jobs` at a time, join, tune, and compare; returns the table as Markdown.
 
@@ -84,7 +93,7 @@ def follow(recipe: Recipe, folder: Path, feats: list[Path], run: Path, *, device
     UserError where there is no validation split.
     """
     # Members, on corpora that are loaded once.
-    check_untrained(run)
+    check_kind(run, RESULTS)
     corpora: dict[tuple[str, ...], Corpus] = {}
     members: dict[str, list[str]] = {}
     trainings: list[Training] = []
@@ -122,7 +131,7 @@ def follow(recipe: Recipe, folder: Path, feats: list[Path], run: Path, *, device
     if recipe.folds:
         write_predictions(run / OUT_OF_FOLD, ensemble.apply(fit_on))
     if recipe.postprocess:
-        fit_run(run, run / OUT_OF_FOLD if recipe.folds else None)
+        fit_held_run(run, run / OUT_OF_FOLD if recipe.folds else None)
 
     # How they compare: each config and the mean of all, over the seeds, then the ensemble.
     rows = {stem: [_scored(predictions[name]) for name in names] for stem, names in members.items()}

@@ -18,6 +18,7 @@ from abaw_seq import terminal
 from abaw_seq.data.corpus import Corpus
 from abaw_seq.learn.settings import TrainConfig
 from abaw_seq.learn.train import train
+from abaw_seq.signals import deaf_children, end_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,8 @@ def train_all(trainings: Sequence[Training], corpora: Corpora, *, device: torch.
     )
     try:
         with terminal.progress(f"train {jobs} at a time", len(trainings), "models") as advance:
-            names = {pool.submit(_work, training): training.run.name for training in trainings}
+            with deaf_children():
+                names = {pool.submit(_work, training): training.run.name for training in trainings}
             for done in as_completed(names):
                 done.result()
                 advance(1, names[done])
@@ -106,6 +108,7 @@ _held: dict[str, Any] = {}
 
 
 def _start(corpora: Corpora, device: torch.device, threads: int) -> None:
+    end_with_parent()
     torch.set_num_threads(threads)
     _held.update(corpora=corpora, device=device)
 

@@ -32,7 +32,15 @@ from abaw_seq.metrics import score
 from abaw_seq.models.frameworks import MultiTaskModel
 from abaw_seq.models.heads import Standardise
 from abaw_seq.models.inference import CarriedState, predict_videos
-from abaw_seq.run_folder import BEST, best_of, open_run, read_scores, save_epoch, write_provenance
+from abaw_seq.run_folder import (
+    BEST,
+    best_of,
+    holds_run_folder,
+    open_run,
+    read_scores,
+    save_epoch,
+    write_provenance,
+)
 from abaw_seq.tasks import LABEL_COLUMNS, TASKS
 from abaw_seq.terminal import progress
 
@@ -51,6 +59,7 @@ class TrainResult:
     """The content of `scores.json`."""
 
 
+@holds_run_folder("run")
 def train(
     config: TrainConfig,
     corpus: Corpus,
@@ -70,7 +79,8 @@ def train(
     last whole epoch, bit for bit on the same device. `proceed` is asked after each epoch, with the lines of
     `metrics.jsonl`, whether to train on. `taught`: a teacher's raw outputs {task: (frames of the corpus, width)}, NaN
     where it has none, of which the config's `teacher` says how they are used.
-    Raises UserError where the corpus cannot serve the config, AbawError if the loss is not finite.
+    Raises UserError where the corpus cannot serve the config or another process writes `run`, AbawError if the
+    loss is not finite.
     """
     # Data: everything on the device, windows by index.
     corpus = config.as_seen(corpus).to(device)

@@ -25,7 +25,7 @@ from abaw_seq.results.decisions import best_biases, best_thresholds, shift_actio
 from abaw_seq.results.objective import GAIN, cross_fitted, labelled_videos, task_score
 from abaw_seq.results.reading import read_current
 from abaw_seq.results.smooth import KINDS, Smoothing, smooth
-from abaw_seq.run_folder import POSTPROCESS, read_scores, write_scores
+from abaw_seq.run_folder import POSTPROCESS, held_run, read_scores, write_scores
 from abaw_seq.tasks import ACTION_UNITS, AU, EXPRESSION, EXPRESSIONS, TASKS
 
 log = logging.getLogger(__name__)
@@ -182,6 +182,12 @@ def fit_run(run: Path, fit_on: Path | None = None) -> dict[str, Any]:
     """
     if not run.is_dir():
         raise UserError(f"{run}: not a run folder, in which the postprocessing could be stored")
+    with held_run(run):
+        return fit_held_run(run, fit_on)
+
+
+def fit_held_run(run: Path, fit_on: Path | None = None) -> dict[str, Any]:
+    """`fit_run` for a program that holds the run folder already."""
     videos = labelled_videos(read_current(run), str(run))
     source = videos if fit_on is None else labelled_videos(read_current(fit_on), str(fit_on))
     fitted = fit_postprocess(source, fitted_on=_described(fit_on or run, source))
