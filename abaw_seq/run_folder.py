@@ -154,14 +154,15 @@ def check_unused(run: Path, *, resume: bool = False) -> None:
 def check_untrained(run: Path) -> None:
     """UserError where a folder cannot be written or holds a trained run."""
     _check_place(run)
-    if (run / LAST).exists() or (run / BEST).exists() or (not (run / FOLDS).exists() and _lacks_only_its_state(run)):
+    if (run / LAST).exists() or (run / BEST).exists() or _lacks_only_its_state(run):
         raise UserError(f"{run} already holds a trained run; name another folder")
 
 
 def check_kind(run: Path, own: str) -> None:
     """UserError where a folder cannot be written, or holds a run of another kind than that of the file `own`.
 
-    `own` is one of `KINDS`. A recipe goes on in a folder that has members, with or without their ensemble.
+    `own` is one of `KINDS`, or that of a search. A recipe goes on in a folder that has members, with or without an
+    ensemble.
     """
     check_untrained(run)
     _check_other_kinds(run, own=own)
@@ -174,6 +175,10 @@ def _check_place(run: Path) -> None:
 
 
 def _check_other_kinds(run: Path, *, own: str = "") -> None:
+    if (run / TRIALS).is_dir():
+        if own != SEARCH:
+            raise UserError(f"{run} holds a search; name another folder for the run")
+        return
     members = (run / MEMBERS).is_dir()
     for name, kind in KINDS.items():
         theirs = (run / name).is_file() or (name == RESULTS and members and own != ENSEMBLE)
@@ -183,6 +188,8 @@ def _check_other_kinds(run: Path, *, own: str = "") -> None:
 
 def _lacks_only_its_state(run: Path) -> bool:
     """Whether a folder holds a finished run whose `last.pt` was deleted, to save room."""
+    if (run / FOLDS).is_file() or (run / TRIALS).is_dir():
+        return False
     finished = any((run / name).is_file() for name in (SCORES, BACKBONE))
     return finished and (run / CONFIG).is_file() and not (run / LAST).exists()
 

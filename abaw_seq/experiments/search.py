@@ -34,13 +34,23 @@ from abaw_seq.experiments.search_trials import Crew, Trials
 from abaw_seq.experiments.search_worker import Worker
 from abaw_seq.files import make_folder, write_text
 from abaw_seq.learn.settings import TrainConfig
-from abaw_seq.run_folder import CONFIG, STUDY, TRIALS, check_same_config, check_untrained, holds_run, write_provenance
+from abaw_seq.run_folder import (
+    CONFIG,
+    SEARCH,
+    STUDY,
+    TRIALS,
+    check_kind,
+    check_same_config,
+    holds_run_folder,
+    write_provenance,
+)
 from abaw_seq.terminal import progress
 
 if TYPE_CHECKING:
     import optuna
 
 
+@holds_run_folder("run")
 def search(
     config: SearchConfig,
     folder: Path,
@@ -58,11 +68,9 @@ def search(
     """
     file = configs.find(config.base, folder)
     configs.load(TrainConfig, file, config.set)
-    check_untrained(run)
+    check_kind(run, SEARCH)
     if (run / TRIALS).is_dir():
         check_same_config(run, config, free=("trials", "hours"))
-    elif holds_run(run):
-        raise UserError(f"{run} holds another kind of run; name another folder for the search")
     make_folder(run / TRIALS)
     write_text(run / CONFIG, configs.dump(config))
     study = open_study(config, run, storage)

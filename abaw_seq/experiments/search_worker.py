@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from abaw_seq.errors import AbawError
 from abaw_seq.run_folder import is_finished, read_metrics, read_scores
+from abaw_seq.signals import deaf_children, end_with_parent
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,8 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._here, there = context.Pipe()
         self.process = context.Process(target=_serve, args=(there, tuple(feats), device, threads), daemon=True)
-        self.process.start()
+        with deaf_children():
+            self.process.start()
         there.close()
 
     def run(self, job: Job, go_on: Callable[[int, dict[str, Any]], bool]) -> list[dict[str, Any]]:
@@ -68,8 +67,7 @@ class Worker:
 
 def _serve(connection: Connection, feats: Sequence[Path], device: str, threads: int) -> None:
     """The program of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     import torch
 
     torch.set_num_threads(threads)
@@ -84,13 +82,6 @@ def _serve(connection: Connection, feats: Sequence[Path], device: str, threads: 
             connection.send(("done", _trained(job, feats, device, corpora, connection)))
         except AbawError as error:
             connection.send(("failed", error))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-    os._exit(1)
 
 
 def _trained(
