@@ -45,7 +45,10 @@ run_option = click.option(
     help="Folders of video folders (such as cropped_aligned), video folders, video files, or text files of such paths.",
 )  # fmt: skip
 @out_option("Feature file to write or add to.  [default: feats.h5]")
-@many("--weights", type=str, metavar="NAME=FILE...", help="Weight file of a backbone, or NAME=random.")
+@many(
+    "--weights", type=str, metavar="NAME=FILE...",
+    help="Weight file of a backbone, NAME=FILE:SET for one of several sets of weights in it, or NAME=random.",
+)  # fmt: skip
 @many("--annotations", help="Annotation files or folders; labels and splits go into the feature file.")
 @device_option
 @click.option(

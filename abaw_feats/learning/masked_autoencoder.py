@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from abaw_feats.backbones.checkpoint import fit, read_checkpoint, strip_prefix
 from abaw_feats.backbones.mae import LAYER_NORM_EPS, build_vit, resize_positions, sincos_positions
+from abaw_feats.backbones.weights import named_file
 
 
 @dataclass(frozen=True)
@@ -166,10 +167,11 @@ def load_public(model: MaskedAutoencoder, path: str | Path) -> None:
     """Load a checkpoint in the public format, to train on from it.
 
     Position embeddings are resized to the model's grid. If the checkpoint has no decoder, the model's
-    stays as it is. Raises UserError if the encoder does not fit.
+    stays as it is. `path` may be FILE:SET, as for `backbones.load`. Raises UserError if the encoder does not fit.
     """
     expected = model.state_dict()
-    state, _ = strip_prefix(read_checkpoint(Path(path).expanduser()), expected)
+    file = named_file(str(path))
+    state, _ = strip_prefix(read_checkpoint(file.path, file.chosen), expected)
     for key in ("pos_embed", "decoder_pos_embed"):
         if key in state:
             state[key] = resize_positions(state[key], model.grid)
