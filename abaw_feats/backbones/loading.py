@@ -15,6 +15,7 @@ from abaw_feats.backbones.checkpoint import State, described, fit, pick, read_se
 from abaw_feats.backbones.registry import SPEC_FILE
 from abaw_feats.backbones.spec import BackboneSpec
 from abaw_seq.config import dump
+from abaw_seq.engine.memory import check_fits
 from abaw_seq.errors import UserError
 from abaw_seq.files import whole_file, write_text
 
@@ -45,10 +46,12 @@ def build(spec: BackboneSpec) -> FeatureNetwork:
     Its forward takes normalised floats (batch, channels, size, size) and gives (batch, dim); `dim` is an
     attribute of it. Raises UserError for sizes from which no network can be built.
     """
+    entry = architecture_of(spec)
     try:
-        return architecture_of(spec).build(spec)
-    except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
-        raise UserError(f"backbone {spec.name!r}: cannot build this {spec.arch}: {error}") from None
+        check_fits(lambda: entry.build(spec), f"this {spec.arch}")
+    except UserError as error:
+        raise UserError(f"backbone {spec.name!r}: {error}") from None
+    return entry.build(spec)
 
 
 def load(spec: BackboneSpec, weights: str | Path | None = None) -> LoadedBackbone:
