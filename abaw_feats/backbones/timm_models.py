@@ -20,7 +20,7 @@ from abaw_seq.errors import UserError
 PREFIX = "timm:"
 POOLINGS = ("model", "token", "avg", "max")
 _COUNTS_LAYERS = re.compile("depth|layer|block|stage")
-_LAYERS = Annotated[float, Range("[0, 1000]")]
+_LAYERS = Annotated[float, Range("[0, 256]")]
 _OTHER = Annotated[float, Range("[-65536, 65536]")]
 MAY_BE_LEFT = (r"(head|head_drop|fc|classifier|last_linear|head_dist)(\..*)?", r"mask_token", r"decoder_.*")
 

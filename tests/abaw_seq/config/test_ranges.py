@@ -80,7 +80,7 @@ def test_ranges(text, inside, outside):
         (TrainConfig, "loss.focal=1e999", "loss.focal must be a number in [0, inf), not inf"),
         (Recipe, "seeds=[-1]", "seeds[0] must be a whole number in [0,"),
         (PretrainConfig, "mask_ratio=1", "mask_ratio must be a number in (0, 1), not 1.0"),
-        (PretrainConfig, "decoder.depth=1e25", "decoder.depth must be a whole number in [1, 1000]"),
+        (PretrainConfig, "decoder.depth=1e25", "decoder.depth must be a whole number in [1, 256]"),
         (PretrainConfig, "decoder.heads=3", "decoder.width must be a multiple of 4 and of the 3 heads"),
         (FinetuneConfig, "task_weights={au: .nan}", "task_weights.au must be a number in [0, inf), not nan"),
         (FinetuneConfig, "head.hidden=[1, 1000000]", "head.hidden[1] must be a whole number in [1, 65536]"),
