@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from abaw_seq.terminal import PATH, ManyValues, config_option, device_option, feats_option, set_option
+from abaw_seq.terminal import PATH, ManyValues, config_option, device_option, feats_option, print_result, set_option
 
 
 @click.command(cls=ManyValues)
@@ -44,4 +44,4 @@ def search(feats, config_file, overrides, run, workers, storage, device) -> None
     settings = configs.load(SearchConfig, config_file, overrides)
     folder = configs.find(config_file).parent
     summary = run_search(settings, folder, list(feats), Path(run), device=device, workers=workers, storage=storage)
-    click.echo(results_table(summary))
+    print_result(results_table(summary))

@@ -16,11 +16,12 @@ from abaw_seq.config.page import page
 from abaw_seq.config.ranges import Range, hints_of
 from abaw_seq.errors import UserError
 from abaw_seq.experiments.recipe import Recipe
+from abaw_seq.experiments.search_config import SearchConfig
 from abaw_seq.learn.settings import TrainConfig
 from abaw_seq.results.postprocess import Postprocess
 from abaw_seq.results.weights import Ensemble
 
-KINDS = [TrainConfig, Recipe, PretrainConfig, FinetuneConfig, Preprocessing, Postprocess, Ensemble]
+KINDS = [TrainConfig, Recipe, SearchConfig, PretrainConfig, FinetuneConfig, Preprocessing, Postprocess, Ensemble]
 
 
 def sections(cls):
