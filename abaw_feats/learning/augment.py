@@ -9,53 +9,53 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 
 from abaw_feats.backbones import Preprocessing
 from abaw_feats.reading.images import normalise
+from abaw_seq.config.ranges import Checked, NotNegative, Range, Share
 
 LUMA = (0.299, 0.587, 0.114)
 # Frames larger than a network's input are resized to this many times its side, then cropped.
 CROP_MARGIN = 1.25
 
 
+Area = Annotated[float, Range("(0, 1]")]
+
+
 @dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(Checked):
     """How strongly images are changed; with all zeros, and `scale` [1, 1], they stay as they are."""
 
-    flip: float = 0.5
-    """Probability of mirroring an image, 0 to 1."""
-    scale: tuple[float, float] = (0.85, 1.0)
-    """Smallest and largest share of the image's area that the random crop keeps, above 0 and at most 1."""
-    aspect: float = 0.1
-    """The crop's width : height lies between 1 / (1 + aspect) and 1 + aspect; at least 0."""
-    rotation: float = 8.0
-    """Largest rotation, in degrees, at least 0."""
-    brightness: float = 0.3
-    """Largest shift of all pixels, in standard deviations of the normalisation, at least 0."""
-    contrast: float = 0.25
-    """Contrast is multiplied by 1 - contrast to 1 + contrast; 0 to 1."""
-    saturation: float = 0.25
-    """A pixel's distance from its grey value is multiplied by 1 - saturation to 1 + saturation; 0 to 1. Without effect
+    flip: Share = 0.5
+    """Probability of mirroring an image."""
+    scale: tuple[Area, Area] = (0.85, 1.0)
+    """Smallest and largest share of the image's area that the random crop keeps."""
+    aspect: Annotated[float, Range("[0, 1000]")] = 0.1
+    """The crop's width : height lies between 1 / (1 + aspect) and 1 + aspect."""
+    rotation: Annotated[float, Range("[0, 360]")] = 8.0
+    """Largest rotation, in degrees."""
+    brightness: NotNegative = 0.3
+    """Largest shift of all pixels, in standard deviations of the normalisation."""
+    contrast: Share = 0.25
+    """Contrast is multiplied by 1 - contrast to 1 + contrast."""
+    saturation: Share = 0.25
+    """A pixel's distance from its grey value is multiplied by 1 - saturation to 1 + saturation. Without effect
     on grey images."""
-    erasing: float = 0.0
-    """Probability of hiding a rectangle, 0 to 1."""
-    erasing_area: tuple[float, float] = (0.02, 0.15)
-    """Smallest and largest share of the image's area that the rectangle hides, above 0 and at most 1."""
+    erasing: Share = 0.0
+    """Probability of hiding a rectangle."""
+    erasing_area: tuple[Area, Area] = (0.02, 0.15)
+    """Smallest and largest share of the image's area that the rectangle hides."""
 
     def __post_init__(self) -> None:
-        for name in ("flip", "erasing", "contrast", "saturation"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie between 0 and 1")
-        for name in ("aspect", "rotation", "brightness"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative")
+        super().__post_init__()
         for name in ("scale", "erasing_area"):
             low, high = getattr(self, name)
-            if not 0 < low <= high <= 1:
-                raise ValueError(f"{name} must be two rising shares between 0 and 1")
+            if low > high:
+                raise ValueError(f"{name} must be two rising shares")
 
 
 def size_before_crop(size: int, config: AugmentConfig, *, frame_side: int) -> int:

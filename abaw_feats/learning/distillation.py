@@ -15,24 +15,21 @@ from abaw_feats.learning.frame_store import read_frames
 from abaw_feats.learning.task_network import read_network, suit_device
 from abaw_feats.reading.image_index import ImageIndex
 from abaw_feats.reading.images import normalise
+from abaw_seq.config.ranges import Checked, Positive, Share
 from abaw_seq.engine.device import autocast
 from abaw_seq.terminal import progress
 
 
 @dataclass(frozen=True)
-class TeacherConfig:
+class TeacherConfig(Checked):
     """A fine-tuned run whose predictions stand in for missing labels and are mixed with those that exist."""
 
     run: str
     """Folder of an `abaw-feats finetune` run."""
-    weight: float = 0.4
-    """The teacher's share of the loss of a labelled frame, 0 to 1; without a label it is all of the loss."""
-    temperature: float = 1.5
-    """Logits of teacher and student are divided by this, above 0, before they are compared."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1 or self.temperature <= 0:
-            raise ValueError("weight must lie between 0 and 1, temperature above 0")
+    weight: Share = 0.4
+    """The teacher's share of the loss of a labelled frame; without a label it is all of the loss."""
+    temperature: Positive = 1.5
+    """Logits of teacher and student are divided by this before they are compared."""
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from abaw_feats.learning.sampling import Pool, balancing_weights
 from abaw_feats.reading.image_index import ImageIndex, index_videos, join_indexes
+from abaw_seq.config.ranges import Checked, Count, Positive
 from abaw_seq.data.annotations import read_annotations
 from abaw_seq.data.matching import log_matches
 from abaw_seq.errors import UserError
@@ -18,25 +19,22 @@ from abaw_seq.tasks import LABEL_COLUMNS, TASKS
 
 
 @dataclass(frozen=True)
-class SourceConfig:
+class SourceConfig(Checked):
     """One data set: frames, their annotations, and its share of the training."""
 
     videos: tuple[str, ...]
     """Folders of video folders, video folders, video files, or text files of such paths."""
     annotations: tuple[str, ...]
     """Files or folders in the official formats; they also give the split of each video."""
-    share: float = 1.0
-    """Its share of every batch, above 0, relative to the shares of the other sources."""
+    share: Positive = 1.0
+    """Its share of every batch, relative to the shares of the other sources."""
     tasks: tuple[str, ...] = ()
     """The tasks whose labels are used; [] for all there are."""
-    every: int = 1
+    every: Count = 1
     """Use only every n-th frame of a training video; neighbouring frames are much alike."""
 
     def __post_init__(self) -> None:
-        if self.share <= 0:
-            raise ValueError("share must be positive")
-        if self.every < 1:
-            raise ValueError("every must be at least 1")
+        super().__post_init__()
         if unknown := set(self.tasks) - set(TASKS):
             raise ValueError(f"tasks: {sorted(unknown)[0]!r} is not one of {', '.join(TASKS)}")
 

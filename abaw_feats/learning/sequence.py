@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from abaw_feats.learning.sampling import Pool
 from abaw_feats.learning.task_network import TaskHeads
 from abaw_feats.reading.image_index import ImageIndex
 from abaw_feats.reading.images import normalise
+from abaw_seq.config.ranges import Checked, Count, Range
 from abaw_seq.data.feature_file import FeatureReader
 from abaw_seq.engine.device import autocast
 from abaw_seq.errors import UserError
@@ -36,13 +37,13 @@ WINDOWS = 8  # at a time, in validation
 
 
 @dataclass(frozen=True)
-class SequenceConfig:
+class SequenceConfig(Checked):
     """Windows of successive frames, and what sees them together."""
 
-    length: int = 12
-    """Frames of a window, at least 1; shorter at the end of a video."""
-    step: int | None = None
-    """Frames from the start of one training window to that of the next, at least 1; null for `length`."""
+    length: Count = 12
+    """Frames of a window; shorter at the end of a video."""
+    step: Count | None = None
+    """Frames from the start of one training window to that of the next; null for `length`."""
     temporal: EncoderConfig = field(default_factory=lambda: EncoderConfig(kind="transformer", dim=768, layers=2))
     """The temporal module between the encoder and the heads; kind `none` treats each frame by itself."""
     features: tuple[str, ...] = ()
@@ -52,15 +53,12 @@ class SequenceConfig:
     fusion: Literal["sum", "concat"] = "sum"
     """sum: linear maps of all features to the encoder's width, added, then linear, ReLU, dropout 0.3, linear (the
     published joint model); concat: side by side."""
-    checkpoint: int = 0
+    checkpoint: Annotated[int, Range("[0, 1000000]")] = 0
     """Images whose activations are kept at once: others are computed again on the way back; 0 keeps all. Not for
     networks with batch norm."""
 
     def __post_init__(self) -> None:
-        if self.length < 1 or (self.step is not None and self.step < 1):
-            raise ValueError("length and step must be at least 1")
-        if self.checkpoint < 0:
-            raise ValueError("checkpoint must not be negative")
+        super().__post_init__()
         if self.backbones and not self.features:
             raise ValueError("backbones need the feature files that hold them: features")
 

@@ -17,6 +17,7 @@ from abaw_feats.backbones import BackboneSpec, FeatureNetwork, Preprocessing, bu
 from abaw_feats.learning.frame_store import BATCH, FrameStore
 from abaw_feats.reading.images import normalise
 from abaw_seq.config import from_dict, to_dict
+from abaw_seq.config.ranges import Checked, ShareBelowOne, Width
 from abaw_seq.engine.device import autocast
 from abaw_seq.errors import UserError
 from abaw_seq.files import load_tensors
@@ -28,19 +29,15 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class HeadConfig:
+class HeadConfig(Checked):
     """The layers between the pooled feature and a task's output."""
 
-    hidden: tuple[int, ...] = ()
+    hidden: tuple[Width, ...] = ()
     """Widths of fully connected layers with ReLU before the output; [] for a linear head."""
-    dropout: float = 0.0
-    """Dropout in front of each layer, in [0, 1)."""
+    dropout: ShareBelowOne = 0.0
+    """Dropout in front of each layer."""
     normalise: bool = False
     """Standardise the feature with running statistics first, as linear probes of MAE do."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.dropout < 1:
-            raise ValueError("dropout must be at least 0 and below 1")
 
 
 class TaskHeads(nn.Module):

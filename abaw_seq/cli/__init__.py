@@ -9,7 +9,7 @@ import click
 from abaw_seq.cli.results import evaluate, label, predict, report, submit
 from abaw_seq.cli.searching import search
 from abaw_seq.cli.training import crossval, distill, ensemble, train
-from abaw_seq.terminal import HELP, OneLineGroup
+from abaw_seq.terminal import HELP, OneLineGroup, print_result
 
 VERBS = (train, distill, crossval, search, evaluate, predict, label, ensemble, submit, report)
 
@@ -35,7 +35,7 @@ def show_config(name, listed) -> None:
     """
     from abaw_seq.config.page import show
 
-    click.echo(
+    print_result(
         show(None if listed else name, {"train": _train_settings, "ensemble": _recipe, "search": _search_settings})
     )
 

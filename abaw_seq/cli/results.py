@@ -7,7 +7,17 @@ from contextlib import nullcontext
 import click
 
 from abaw_seq.errors import UserError
-from abaw_seq.terminal import PATH, ManyValues, device_option, feats_option, many, out_option, print_table, say
+from abaw_seq.terminal import (
+    PATH,
+    ManyValues,
+    device_option,
+    feats_option,
+    many,
+    out_option,
+    print_result,
+    print_table,
+    say,
+)
 
 EDITION = "Edition of the challenge: mtl, va, expr, au, expr2020 or au2020."
 raw_option = click.option("--raw", is_flag=True, help="Predictions as the model makes them, not smoothed or tuned.")
@@ -106,7 +116,7 @@ def evaluate(
     for note in evaluation.notes:
         say(note)
     for line in features_of(list(runs)):
-        click.echo(line)
+        print_result(line)
 
 
 @click.command(cls=ManyValues)
@@ -133,14 +143,14 @@ def submit(source, listed, lengths, edition, fill, out, check, raw) -> None:
 
     wanted = wanted_rows(listed, lengths, edition)
     if check is not None:
-        click.echo(f"{check}: {check_submission(check, wanted):,} rows, as {wanted.source} asks for")
+        print_result(f"{check}: {check_submission(check, wanted):,} rows, as {wanted.source} asks for")
         return
     if source is None or out is None:
         raise UserError("submit takes a run or prediction file and -o FILE, or --check FILE")
     for name in wanted.files:
         check_output(out / name)
     predictions = read_predictions(source) if raw else read_postprocessed(source)
-    click.echo(write_checked(out, wanted, predictions, fill=fill))
+    print_result(write_checked(out, wanted, predictions, fill=fill))
 
 
 @click.command(cls=ManyValues)
@@ -154,7 +164,7 @@ def report(runs, out, frames) -> None:
     """
     from abaw_seq.results.report.write import write_report
 
-    click.echo(write_report(list(runs), out, frames_root=frames))
+    print_result(write_report(list(runs), out, frames_root=frames))
 
 
 def _fit_runs(runs, fit_on) -> dict[str, dict]:

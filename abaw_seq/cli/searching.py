@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from abaw_seq.terminal import PATH, ManyValues, config_option, device_option, feats_option, set_option
+from abaw_seq.terminal import PATH, ManyValues, config_option, device_option, feats_option, print_result, set_option
 
 
 @click.command(cls=ManyValues)
@@ -23,7 +23,7 @@ from abaw_seq.terminal import PATH, ManyValues, config_option, device_option, fe
 )
 @device_option
 def search(feats, config_file, overrides, run, workers, storage, device) -> None:
-    """Search for the best settings: trials of the values that a config names.
+    """Search for the best settings among those that a config names.
 
     Called again it goes on where it was interrupted, or to more trials (--set trials=80). It ends with a table, a
     config for each task's best trial, and the ensemble of these trials.
@@ -44,4 +44,4 @@ def search(feats, config_file, overrides, run, workers, storage, device) -> None
     settings = configs.load(SearchConfig, config_file, overrides)
     folder = configs.find(config_file).parent
     summary = run_search(settings, folder, list(feats), Path(run), device=device, workers=workers, storage=storage)
-    click.echo(results_table(summary))
+    print_result(results_table(summary))

@@ -14,6 +14,7 @@ from abaw_seq.terminal import (
     device_option,
     feats_option,
     many,
+    print_result,
     print_table,
     resume_option,
     say,
@@ -152,7 +153,7 @@ def crossval(feats, config_file, overrides, folds, run, resume, write_only, anno
     chosen = choose_folds(corpus, folds)
     print_table("Folds", FOLD_HEADER, fold_rows(chosen, corpus.video_labels()))
     if write_only:
-        click.echo(store_folds(run, chosen))
+        print_result(store_folds(run, chosen))
         return
     result = crossvalidate(settings, corpus, chosen, run, device=device, resume=resume, jobs=jobs)
     print_table(f"{run}: {len(chosen)} folds", *comparison(fold_table(result)))
@@ -201,7 +202,7 @@ def _follow_recipe(recipe_file, overrides, runs, feats, run, device, jobs) -> No
         raise UserError("--config trains its own members: give --feats FILE")
     recipe_file = find(recipe_file)
     recipe = load_recipe(recipe_file, overrides)
-    click.echo(follow(recipe, recipe_file.parent, list(feats), run, device=device, jobs=jobs))
+    print_result(follow(recipe, recipe_file.parent, list(feats), run, device=device, jobs=jobs))
 
 
 def _corpus(feats, backbones, annotations, device, memory):

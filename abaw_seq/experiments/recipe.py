@@ -15,11 +15,12 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 
 from abaw_seq import config as configs
+from abaw_seq.config.ranges import Checked, Range, Seed
 from abaw_seq.data.corpus import Corpus, load_corpus
 from abaw_seq.data.folds import OFFICIAL
 from abaw_seq.data.prediction_file import Videos, score_videos, write_predictions
@@ -48,14 +49,14 @@ COLUMNS = SCORE_NAMES | {"smoothed": "P_MTL smoothed", "tuned": "P_MTL smoothed 
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Checked):
     """A whole system: which configs are trained, how often, and how their predictions are joined."""
 
     members: tuple[str, ...]
     """Training configs of the ensemble: files, named from the folder of this one, or shipped configs (abaw4/gru)."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """Seeds with which each config is trained, one model per seed."""
-    folds: int = 0
+    folds: Annotated[int, Range("[0, 1000]")] = 0
     """0: weights and postprocessing are fitted on the validation split. K, at least 2: each model is trained on K
     folds by source video as well, and they are fitted on the out-of-fold predictions."""
     method: Literal["mean", "weighted", "greedy"] = "greedy"
@@ -68,12 +69,13 @@ class Recipe:
     """Changes to all training configs, such as [epochs=10, optim.lr=1e-4]."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         stems = [Path(name).stem for name in (*self.baselines, *self.members)]
         if not self.members or not self.seeds:
             raise ValueError("members and seeds must name at least one each")
         if len(set(stems)) < len(stems) or len(set(self.seeds)) < len(self.seeds):
             raise ValueError("two configs of the same file name, or the same seed twice")
-        if self.folds < 0 or self.folds == 1:
+        if self.folds == 1:
             raise ValueError(f"folds must be 0 or at least 2, not {self.folds}")
 
 

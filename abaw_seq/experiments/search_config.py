@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from abaw_seq import config as configs
+from abaw_seq.config.ranges import Checked, Count, Positive, Seed
+from abaw_seq.config.ranges import Range as Interval
 from abaw_seq.experiments.search_space import Proposals, Range, Sampler
 from abaw_seq.tasks import TASKS
 
@@ -13,7 +15,7 @@ OBJECTIVES = ("p_mtl", *TASKS)
 
 
 @dataclass(frozen=True)
-class SearchConfig:
+class SearchConfig(Checked):
     """What is searched: settings of a training config, and the scores that they are judged by."""
 
     base: str
@@ -24,27 +26,28 @@ class SearchConfig:
     objectives: tuple[str, ...] = ("p_mtl",)
     """The scores to maximise: p_mtl, or several of p_mtl, valence, arousal, expression, au, whose Pareto front is
     reported. A task that a trial does not learn counts 0."""
-    trials: int = 40
-    """How many trials there are, at least 1."""
-    hours: float | None = None
+    trials: Count = 40
+    """How many trials there are."""
+    hours: Positive | None = None
     """No trial begins after so many hours of this command; null for no limit."""
-    generation: int = 8
-    """Trials that are proposed from the results of the same earlier ones, at least 1; so many may run at a time."""
+    generation: Count = 8
+    """Trials that are proposed from the results of the same earlier ones; so many may run at a time."""
     sampler: Sampler = "tpe"
     """How values are proposed: tpe (tree-structured Parzen estimators) after a first random generation, or random."""
-    prune_after: int | None = 5
+    prune_after: Annotated[int, Interval("[0, 1000000]")] | None = 5
     """From this epoch on, stop a trial whose best score so far is below the median of earlier generations at the same
     epoch; null for never. Without effect when there are several objectives."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     """Seeds with which each trial trains; its score is the mean."""
-    folds: int = 0
+    folds: Annotated[int, Interval("[0, 1000]")] = 0
     """0: trials are scored on the validation split. K, at least 2: on K folds by source video."""
     set: tuple[str, ...] = ()
     """Changes to the training config that all trials share."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the proposals."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.space:
             raise ValueError("space must name at least one setting")
         for key, values in self.space.items():
@@ -52,15 +55,9 @@ class SearchConfig:
         named = set(self.objectives)
         if not named or named - set(OBJECTIVES) or len(named) < len(self.objectives):
             raise ValueError(f"objectives must be some of {', '.join(OBJECTIVES)}, not {list(self.objectives)}")
-        if self.trials < 1 or self.generation < 1:
-            raise ValueError("trials and generation must be at least 1")
-        if self.prune_after is not None and self.prune_after < 0:
-            raise ValueError("prune_after must not be negative")
-        if self.hours is not None and not self.hours > 0:
-            raise ValueError("hours must be above 0")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds must name at least one, and none twice")
-        if self.folds < 0 or self.folds == 1:
+        if self.folds == 1:
             raise ValueError(f"folds must be 0 or at least 2, not {self.folds}")
 
     @property

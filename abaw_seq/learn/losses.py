@@ -14,44 +14,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from abaw_seq.config.ranges import Checked, NotNegative, Positive, ShareBelowOne
 from abaw_seq.models.outputs import BINS, bin_expectation
 from abaw_seq.tasks import AU, EXPRESSION, TASKS
 
 
 @dataclass(frozen=True)
-class LossConfig:
+class LossConfig(Checked):
     """The loss of each task: cross-entropy for expressions, binary cross-entropy for action units."""
 
     valence_arousal: Literal["mse", "ccc", "mse+ccc", "bins"] = "mse+ccc"
     """Loss of valence and of arousal: mean squared error, 1 - CCC, their sum, or classification into 20 bins
     (cross-entropy on the bin, plus 1 - CCC of the expectation; Vu et al., ABAW 2021)."""
-    ccc_weight: float = 1.0
-    """Factor on each 1 - CCC in the loss of valence and arousal, at least 0."""
+    ccc_weight: NotNegative = 1.0
+    """Factor on each 1 - CCC in the loss of valence and arousal."""
     balance: bool = True
     """Weigh rare expressions and rarely active action units more, by their counts in the training split, where
     `class_weights` or `positive_weights` do not say how."""
-    class_weights: tuple[float, ...] = ()
-    """8 weights above 0, one per expression in the official order; [] for those of `balance`."""
-    positive_weights: tuple[float, ...] = ()
-    """12 weights above 0 of active action units in the official order; [] for those of `balance`."""
-    label_smoothing: float = 0.0
-    """Share of an expression's label that is spread over all expressions, in [0, 1)."""
-    focal: float = 0.0
+    class_weights: tuple[Positive, ...] = ()
+    """8 weights, one per expression in the official order; [] for those of `balance`."""
+    positive_weights: tuple[Positive, ...] = ()
+    """12 weights of active action units in the official order; [] for those of `balance`."""
+    label_smoothing: ShareBelowOne = 0.0
+    """Share of an expression's label that is spread over all expressions."""
+    focal: NotNegative = 0.0
     """Exponent e of the focal factor (1 - p)^e on expressions and action units, which weighs what is already
     predicted well less (Lin et al., ICCV 2017); 0 for none."""
-    au_negative_focal: float | None = None
+    au_negative_focal: NotNegative | None = None
     """The exponent for inactive action units, where it differs from `focal`: the asymmetric loss (Ridnik et al.,
     ICCV 2021)."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be in [0, 1), not {self.label_smoothing}")
-        if min(self.focal, self.au_negative_focal or 0.0, self.ccc_weight) < 0:
-            raise ValueError("focal, au_negative_focal and ccc_weight must not be negative")
+        super().__post_init__()
         for name, count in (("class_weights", EXPRESSION.outputs), ("positive_weights", AU.outputs)):
             weights = getattr(self, name)
-            if weights and (len(weights) != count or min(weights) <= 0):
-                raise ValueError(f"{name} must be {count} positive numbers, not {list(weights)}")
+            if weights and len(weights) != count:
+                raise ValueError(f"{name} must be {count} positive numbers, not {len(weights)}")
 
 
 def outputs_of(task: str, config: LossConfig) -> int:

@@ -19,6 +19,7 @@ from abaw_seq.data.prediction_file import VideoPredictions, by_video, save_score
 from abaw_seq.engine.best import BestEpoch
 from abaw_seq.engine.device import autocast, autocast_dtype, full_speed
 from abaw_seq.engine.epoch import train_epoch
+from abaw_seq.engine.memory import TRAINING_COPIES, check_fits
 from abaw_seq.engine.provenance import provenance
 from abaw_seq.engine.update import RunningAverage, Update
 from abaw_seq.errors import AbawError, UserError
@@ -100,7 +101,9 @@ def train(
 
     # Model, loss, optimiser.
     torch.manual_seed(config.seed)
-    model = MultiTaskModel(corpus.dim, config.model, {t: outputs_of(t, config.loss) for t in config.tasks}).to(device)
+    widths = {task: outputs_of(task, config.loss) for task in config.tasks}
+    check_fits(lambda: MultiTaskModel(corpus.dim, config.model, widths), "this model", copies=TRAINING_COPIES)
+    model = MultiTaskModel(corpus.dim, config.model, widths).to(device)
     model.standardise.fit(corpus.gather_features, train_rows, config.standardised(corpus, "train"))
     weighting = TaskWeighting(config.tasks, config.weighting).to(device)
     balance = {name: weight.to(device) for name, weight in loss_weights(config.loss, corpus.labels[train_rows]).items()}

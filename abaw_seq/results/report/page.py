@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from html import escape
 from importlib import resources
 from typing import Any
 
@@ -22,6 +22,7 @@ from abaw_seq.results.report.page_data import VA_ERROR, scrubber_data
 from abaw_seq.results.tables import SCORE_NAMES, is_number, number
 from abaw_seq.run_folder import FIGURES
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
+from abaw_seq.terminal import visible
 
 SCRIPTS = ("page_data.js", "page_timeline.js", "page_panel.js", "page.js")
 KINDS = ("untuned", "tuned")
@@ -225,3 +226,8 @@ def _figure(plot: Plot) -> str:
 
 def _image(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def escape(text: str) -> str:
+    """A text from a run or a file as HTML that shows it, its control characters written out."""
+    return html.escape(visible(text))

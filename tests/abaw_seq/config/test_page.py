@@ -31,7 +31,7 @@ def test_the_page_of_train_is_a_config_that_equals_the_defaults(printed, tmp_pat
     mine.write_text(printed("train"))
     assert configs.load(TrainConfig, mine) == TrainConfig()
     text = mine.read_text()
-    assert "# Highest learning rate, above 0.\n  lr: 0.001  # a number\n" in text
+    assert "# Highest learning rate.\n  lr: 0.001  # a number in (0, inf)\n" in text
     assert "kind: gru  # one of none, lstm, gru, transformer, tcn\n" in text
 
     small = ["--set", "epochs=1", "--set", "model.encoder.dim=8", "--feats", str(toy_feats)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -88,13 +89,14 @@ def test_two_workers_of_which_one_is_killed_twice_try_the_same_trials(whole, toy
     def kill():
         me = psutil.Process()
         while len(killed) < 2:
-            for child in me.children(recursive=True):
-                workers = child.is_running() and "spawn_main" in " ".join(child.cmdline())
-                if workers and len(list((tmp_path / "s" / "trials").glob("*/last.pt"))) > len(killed):
-                    child.kill()
-                    killed.append(child.pid)
-                    time.sleep(1)
-                    break
+            for child in me.children():
+                with contextlib.suppress(psutil.Error):  # it ended meanwhile
+                    works = "spawn_main" in " ".join(child.cmdline())
+                    if works and len(list((tmp_path / "s" / "trials").glob("*/last.pt"))) > len(killed):
+                        child.kill()
+                        killed.append(child.pid)
+                        time.sleep(1)
+                        break
             time.sleep(0.05)
 
     killer = threading.Thread(target=kill, daemon=True)
