@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from abaw_seq.config.plain_yaml import parse
 from abaw_seq.data.annotations import VideoLabels
 from abaw_seq.data.folder import video_name
 from abaw_seq.errors import UserError
@@ -201,7 +202,7 @@ def read_folds(path: str | os.PathLike[str]) -> list[Fold]:
     Raises UserError for anything else, and for a fold whose two parts share a source video.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = parse(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is neither YAML nor JSON: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
