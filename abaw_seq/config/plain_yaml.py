@@ -49,14 +49,14 @@ for _name, _pattern in _NUMBERS.items():
     _Loader.add_implicit_resolver(f"{_TAG}{_name}", re.compile(rf"(?:{_pattern})\Z"), list("-+.0123456789"))
 
 
-def parse(text: str) -> Any:
+def parse(text: str, reader: type[yaml.SafeLoader] = _Loader) -> Any:
     """The plain values that YAML text describes; no other objects are built.
 
     Raises yaml.YAMLError, with the line, for what does not parse, has a key twice, or is beyond the bounds above.
     """
     if len(text) > MOST_CHARACTERS:
         raise yaml.YAMLError(f"{len(text)} characters, more than {MOST_CHARACTERS}")
-    loader = _Loader(text)
+    loader = reader(text)
     try:
         node = loader.get_single_node()
         if node is None:

@@ -202,7 +202,7 @@ def read_folds(path: str | os.PathLike[str]) -> list[Fold]:
     Raises UserError for anything else, and for a fold whose two parts share a source video.
     """
     try:
-        content = parse(Path(path).read_text(encoding="utf-8"))
+        content = parse(Path(path).read_text(encoding="utf-8"), yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is neither YAML nor JSON: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
