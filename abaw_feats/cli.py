@@ -67,7 +67,8 @@ run_option = click.option(
 def extract(backbones, videos, out, weights, shard, **settings):
     """Write features of every frame of every video to one file.
 
-    Run it again with the same -o to go on after an interruption, or to add videos, backbones or labels.
+    Run it again with the same -o to go on after an interruption, or to add videos, backbones or labels. Videos whose
+    images or video file have changed since are extracted again; those that were only copied or touched are not.
     """
     require_feats()
     from abaw_feats.extraction.extract import extract as run

@@ -11,16 +11,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from PIL import Image
 
 from abaw_feats.reading.decoder_processes import Decoders, Outcome, read_image
-from abaw_feats.reading.frames import VideoSource, decode_video
+from abaw_feats.reading.decoding import Unreadable, decoded_bytes
+from abaw_feats.reading.frames import VideoSource
+from abaw_feats.reading.state import FileState, state_of_video_file
+from abaw_feats.reading.video_file import BrokenOff, decode_video
 from abaw_seq.data.frame_names import frame_files
 
 # Batches of large frames are smaller, so that those in memory together have a bounded size.
 MAX_BATCH_BYTES = 128 * 2**20
 
-Decoded = Callable[[Sequence[str]], AbstractContextManager[Iterable[Outcome]]]
+Decoded = Callable[[Sequence[str]], AbstractContextManager[Iterable[tuple[Outcome, FileState]]]]
 
 
 @dataclass
@@ -30,14 +32,20 @@ class Piece:
     video: VideoSource
     frames: list[int] = field(default_factory=list)
     """The frame number of each row."""
-    contents: list[str | np.ndarray] = field(default_factory=list)
-    """Path or pixels of each row; empty once the batch is decoded."""
+    contents: list[str | np.ndarray | Unreadable] = field(default_factory=list)
+    """Path, pixels or neither of each row; empty once the batch is decoded."""
     valid: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     """bool (rows,), false for a frame that could not be decoded; set once the batch is decoded."""
     ends: bool = False
     """Whether the video ends here."""
     problem: str = ""
-    """Why the video could not be read to its end, if so."""
+    """Why the video could not be read, if so: nothing of it is usable."""
+    incomplete: str = ""
+    """Why the video file ends too early, if so: what comes before is usable."""
+    unreadable: dict[int, str] = field(default_factory=dict)
+    """{frame number: why it could not be decoded}; set once the batch is decoded."""
+    states: list[FileState] = field(default_factory=list)
+    """Of each row's image file, or with the first row of the video file, its state when it was read."""
 
 
 @dataclass
@@ -98,7 +106,7 @@ def _jobs(videos: Iterable[VideoSource], batch_size: int) -> Iterator[tuple[list
         pieces.append(piece)
         frame_bytes = 0
         try:
-            for number, content in _contents(video):
+            for number, content in _contents(video, piece):
                 frame_bytes = frame_bytes or _decoded_bytes(content)  # the others of the video are taken to be alike
                 large = size + frame_bytes > MAX_BATCH_BYTES
                 if rows == batch_size or (large and rows):
@@ -110,6 +118,8 @@ def _jobs(videos: Iterable[VideoSource], batch_size: int) -> Iterator[tuple[list
                 piece.contents.append(content)
                 rows += 1
                 size += frame_bytes
+        except BrokenOff as error:
+            piece.incomplete = _one_line(error)
         except (ValueError, OSError) as error:
             piece.problem = _one_line(error)
         piece.ends = True
@@ -117,9 +127,10 @@ def _jobs(videos: Iterable[VideoSource], batch_size: int) -> Iterator[tuple[list
         yield pieces, batch_size
 
 
-def _contents(video: VideoSource) -> Iterator[tuple[int, str | np.ndarray]]:
-    """(frame number, path or pixels) of every frame."""
+def _contents(video: VideoSource, first: Piece) -> Iterator[tuple[int, str | np.ndarray | Unreadable]]:
+    """(frame number, path, pixels or neither) of every frame; `first` is the video's first piece."""
     if video.is_file:
+        first.states.append(state_of_video_file(video.path))
         yield from enumerate(decode_video(video.path), start=1)
         return
     numbers, names = frame_files(video.path)
@@ -127,15 +138,11 @@ def _contents(video: VideoSource) -> Iterator[tuple[int, str | np.ndarray]]:
         yield number, f"{video.path}{os.sep}{name}"
 
 
-def _decoded_bytes(content: str | np.ndarray) -> int:
-    """Size of a frame once it is decoded."""
-    if isinstance(content, np.ndarray):
-        return content.nbytes
-    try:
-        with Image.open(content) as image:
-            return image.width * image.height * 3
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return 1
+def _decoded_bytes(content: str | np.ndarray | Unreadable) -> int:
+    """Size of a frame once it is decoded; 0 for one that is not."""
+    if isinstance(content, Unreadable):
+        return 0
+    return content.nbytes if isinstance(content, np.ndarray) else decoded_bytes(content)
 
 
 def _decode(pieces: list[Piece], capacity: int, decoded: Decoded, pin_memory: bool) -> Batch:
@@ -147,12 +154,17 @@ def _decode(pieces: list[Piece], capacity: int, decoded: Decoded, pin_memory: bo
         for piece in pieces:
             piece.valid = np.zeros(len(piece.contents), bool)
             for k, content in enumerate(piece.contents):
-                outcome = next(read) if isinstance(content, str) else content
+                outcome: Outcome | Unreadable
+                if isinstance(content, str):
+                    outcome, state = next(read)
+                    piece.states.append(state)
+                else:
+                    outcome = content
                 if isinstance(outcome, np.ndarray):
                     piece.valid[k] = True
                     by_size.setdefault(outcome.shape[:2], []).append((row + k, outcome))
                 else:
-                    _note_failure(piece, outcome)
+                    piece.unreadable[piece.frames[k]] = _reason(piece, outcome)
             row += len(piece.contents)
             piece.contents = []
         groups = [_stack(rows_of_size, pin_memory) for rows_of_size in by_size.values()]
@@ -160,17 +172,20 @@ def _decode(pieces: list[Piece], capacity: int, decoded: Decoded, pin_memory: bo
 
 
 @contextmanager
-def _decoded_here(paths: Sequence[str]) -> Iterator[Iterator[Outcome]]:
+def _decoded_here(paths: Sequence[str]) -> Iterator[Iterator[tuple[Outcome, FileState]]]:
     yield map(read_image, paths)
 
 
-def _note_failure(piece: Piece, error: Exception) -> None:
-    """A frame that cannot be decoded is not valid; storage that fails is a problem of the whole video."""
+def _reason(piece: Piece, error: Exception | Unreadable) -> str:
+    """Why a frame cannot be decoded and is not valid; storage that fails is a problem of the whole video."""
+    if isinstance(error, Unreadable):
+        return error.reason
     if isinstance(error, FileNotFoundError):
         if not piece.video.path.exists():
             piece.problem = "the folder has disappeared"
     elif isinstance(error, OSError) and not isinstance(error, (IsADirectoryError, PermissionError)):
         piece.problem = _one_line(error)
+    return str(error.strerror) if isinstance(error, OSError) and error.strerror else _one_line(error)
 
 
 def _stack(rows: list[tuple[int, np.ndarray]], pin_memory: bool) -> tuple[np.ndarray, torch.Tensor]:

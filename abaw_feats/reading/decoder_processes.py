@@ -8,6 +8,7 @@ does, however its parent ended, and the memory belongs to no name in any file sy
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import pickle
@@ -16,27 +17,31 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from logging.handlers import QueueHandler
 from queue import SimpleQueue
 from types import TracebackType
 from typing import BinaryIO
 
 import numpy as np
 
-from abaw_feats.reading.decoding import decode_image
+from abaw_feats.reading.decoding import decode_image, say_once
+from abaw_feats.reading.state import FileState, state_of
 from abaw_seq.errors import AbawError
 
 Outcome = np.ndarray | Exception
 """Pixels uint8 (height, width, 3), RGB, or why there are none: OSError from reading, ValueError from decoding."""
 
 
-def read_image(path: str) -> Outcome:
-    """Read and decode an image file."""
+def read_image(path: str) -> tuple[Outcome, FileState]:
+    """Read and decode an image file; its state is that of the moment before."""
+    status = data = None
     try:
         with open(path, "rb", buffering=0) as file:
+            status = os.fstat(file.fileno())
             data = file.read()
-        return decode_image(data)
+        return decode_image(data), state_of(status, data)
     except (OSError, ValueError) as error:
-        return error
+        return error, state_of(status, data)
 
 
 class DecoderProcess:
@@ -57,26 +62,28 @@ class DecoderProcess:
             )
 
     @contextmanager
-    def decoded(self, paths: Sequence[str]) -> Iterator[list[Outcome]]:
-        """The outcome of each path; pixels are views of the shared memory, which the next call overwrites."""
+    def decoded(self, paths: Sequence[str]) -> Iterator[list[tuple[Outcome, FileState]]]:
+        """Outcome and state of each path; pixels are views of the shared memory, which the next call overwrites."""
         assert self._process.stdin and self._process.stdout
         try:
             pickle.dump(list(paths), self._process.stdin)
             self._process.stdin.flush()
-            answers = pickle.load(self._process.stdout)
+            answers, remarks = pickle.load(self._process.stdout)
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             code = self._process.wait()
             raise AbawError(
                 f"a process that decodes images ended by itself (exit code {code}), with {paths[0]} or one of the next "
                 f"{len(paths) - 1} images; run the command again, it goes on from there"
             ) from error
+        for remark in remarks:
+            say_once(remark)
         place, outcomes = 0, []
-        for answer in answers:
+        for answer, state in answers:
             if isinstance(answer, tuple):
                 count = int(np.prod(answer))
                 answer = np.frombuffer(self._memory, np.uint8, count, place).reshape(answer)
                 place += count
-            outcomes.append(answer)
+            outcomes.append((answer, state))
         yield outcomes
 
     def close(self) -> None:
@@ -110,7 +117,7 @@ class Decoders:
             process.close()
 
     @contextmanager
-    def decoded(self, paths: Sequence[str]) -> Iterator[list[Outcome]]:
+    def decoded(self, paths: Sequence[str]) -> Iterator[list[tuple[Outcome, FileState]]]:
         """As `DecoderProcess.decoded`, by a process that is free."""
         process = self._free.get()
         try:
@@ -139,25 +146,32 @@ def _serve(descriptor: int) -> None:
     """The program of a decoder process."""
     memory = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    remarks: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    logging.getLogger().addHandler(QueueHandler(remarks))  # the parent says them
     while True:
         try:
             paths = pickle.load(requests)
         except EOFError:
             return
-        pickle.dump(_into(memory, paths), answers, pickle.HIGHEST_PROTOCOL)
+        outcomes = _into(memory, paths)
+        texts = [remarks.get().getMessage() for _ in range(remarks.qsize())]
+        pickle.dump((outcomes, texts), answers, pickle.HIGHEST_PROTOCOL)
         answers.flush()
 
 
-def _into(memory: mmap.mmap, paths: Sequence[str]) -> list[tuple[int, ...] | Outcome]:
-    """Shapes of the images that were put into memory one after the other, pixels that had no room, and errors."""
+def _into(memory: mmap.mmap, paths: Sequence[str]) -> list[tuple[tuple[int, ...] | Outcome, FileState]]:
+    """Shapes of the images that were put into memory one after the other, pixels that had no room, and errors; each
+    with the state of its file.
+    """
     place, answers = 0, []
     for path in paths:
-        answer: tuple[int, ...] | Outcome = read_image(path)
+        answer: tuple[int, ...] | Outcome
+        answer, state = read_image(path)
         if isinstance(answer, np.ndarray) and place + answer.nbytes <= len(memory):
             np.frombuffer(memory, np.uint8, answer.nbytes, place)[:] = answer.reshape(-1)
             place += answer.nbytes
             answer = answer.shape
-        answers.append(answer)
+        answers.append((answer, state))
     return answers
 
 

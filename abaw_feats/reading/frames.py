@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
+from abaw_feats.reading.video_file import video_header
 from abaw_seq.data.folder import Folder, has_suffix, list_folder, log_passed_over, on_disk, video_name, walk
 from abaw_seq.data.frame_names import frame_number, image_names
 from abaw_seq.errors import UserError
@@ -69,27 +68,6 @@ def list_videos(paths: Iterable[str | Path]) -> list[VideoSource]:
         raise UserError(f"{named}: no frames there; {_deeper_frames(roots) or expected}")
     log_passed_over(passed_over, "frames or videos")
     return list(videos.values())
-
-
-def decode_video(path: str | Path) -> Iterator[np.ndarray]:
-    """Yield the frames of a video file in the order they are shown: uint8 (height, width, 3), RGB.
-
-    Raises ValueError if decoding fails; it says after how many frames.
-    """
-    import av
-
-    read = 0
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ValueError("it has no video stream")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            for frame in container.decode(stream):
-                yield frame.to_ndarray(format="rgb24")
-                read += 1
-    except av.error.FFmpegError as error:
-        raise ValueError(f"not decodable after {read} frames ({error.strerror})") from error
 
 
 def _videos_at(path: Path, passed_over: list[Path]) -> Iterator[VideoSource]:
@@ -166,17 +144,8 @@ def _deeper_frames(paths: list[Path]) -> str:
 
 
 def _video_file(path: Path) -> VideoSource:
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            fps = float(stream.average_rate) if stream.average_rate else None
-            seconds = (container.duration or 0) / av.time_base
-            frames = stream.frames or round(seconds * (fps or 0))
-    except (av.error.FFmpegError, IndexError):
-        frames, fps = 0, None  # listed nevertheless: whoever reads the file reports the error
-    return _source(path, is_file=True, frame_count=frames, fps=fps)
+    frame_count, fps = video_header(path)
+    return _source(path, is_file=True, frame_count=frame_count, fps=fps)
 
 
 def _source(path: Path, *, frame_count: int, is_file: bool = False, fps: float | None = None) -> VideoSource:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from abaw_feats.reading.frames import VideoSource, decode_video, list_videos, video_files
+from abaw_feats.reading.frames import VideoSource, list_videos, video_files
+from abaw_feats.reading.video_file import BrokenOff, decode_video
 from abaw_seq.data.folder import log_passed_over, walk
 from abaw_seq.data.frame_names import IMAGE_SUFFIXES, frame_files, image_names
 from abaw_seq.errors import UserError
@@ -102,10 +104,18 @@ def _index_video(video: VideoSource) -> ImageIndex:
     try:
         if not video.is_file:
             return _of_one_source(video, *frame_files(video.path))
-        count = video.frame_count or sum(1 for _ in decode_video(video.path))
-    except ValueError as error:
+        count = video.frame_count or _count_frames(video.path)
+    except (ValueError, OSError) as error:
         raise UserError(f"{video.path}: {error}") from None
     return _of_one_source(video, np.arange(1, count + 1), [""] * count)
+
+
+def _count_frames(path: Path) -> int:
+    count = 0
+    with suppress(BrokenOff):  # what comes before the break can be trained on
+        for _ in decode_video(path):
+            count += 1
+    return count
 
 
 def _of_one_source(source: VideoSource, numbers: np.ndarray, names: Sequence[str]) -> ImageIndex:

@@ -3,7 +3,8 @@
 /                                  attrs: format, version, tool
 /backbones/<backbone>              attrs: dim, arch, weights, weights_sha256, preprocessing (JSON),
                                    pooling, dtype, created, precision (opt.)
-/videos/<video>                    attrs: source, split (opt.), fps (opt.), frame_count (opt.)
+/videos/<video>                    attrs: source, split (opt.), fps (opt.), frame_count (opt.),
+                                   stamp, content, incomplete, unreadable (opt.; see `SourceRecord`)
 /videos/<video>/frames             int32 [N], rising, 1-based
 /videos/<video>/valid              bool [N], false: the frame could not be read, its features are zero
 /videos/<video>/features/<backbone>  float16 or float32 [N, D], chunked by up to 256 rows
@@ -25,6 +26,7 @@ import numpy as np
 from abaw_seq import __version__
 from abaw_seq.data.checked_file import NUMBERS, CheckedFile
 from abaw_seq.data.folder import video_name
+from abaw_seq.data.source_record import SourceRecord
 from abaw_seq.errors import UserError
 from abaw_seq.files import whole_hdf5
 from abaw_seq.tasks import LABEL_COLUMNS, SPLITS
@@ -77,6 +79,7 @@ class VideoFeatures:
     source: str = ""
     fps: float | None = None
     frame_count: int | None = None
+    record: SourceRecord = SourceRecord()
 
 
 class FeatureReader:
@@ -164,6 +167,12 @@ class FeatureReader:
             raise self._bad(video, "split", f"is {split!r}, not one of {', '.join(SPLITS)}")
         return split
 
+    def record(self, video: str) -> SourceRecord:
+        """How the video was read."""
+        place = self._place(video)
+        texts = {key: self._file.attribute(key, str, *place) for key in SourceRecord.KEYS}
+        return SourceRecord.from_attributes(texts)
+
     def video(self, video: str, backbones: list[str] | None = None) -> VideoFeatures:
         """A whole video in memory, with the features of these backbones (default: all it has)."""
         names = [b for b in self.backbones if self.has(video, b)] if backbones is None else backbones
@@ -178,6 +187,7 @@ class FeatureReader:
             source=self._file.attribute("source", str, *place, default="") or "",
             fps=self._file.attribute("fps", float, *place),
             frame_count=self._file.attribute("frame_count", int, *place),
+            record=self.record(video),
         )
 
     def copy_video(self, video: str, into: h5py.Group, backbones: list[str] | None = None) -> None:
@@ -263,6 +273,7 @@ class FeatureWriter:
         """Write all of a video but its features, and return its group for `create_features`."""
         group = self.videos_group.create_group(_checked_name(video.name))
         group.attrs["source"] = video.source
+        group.attrs.update(video.record.to_attributes())
         for key in ("fps", "frame_count"):
             if (value := getattr(video, key)) is not None:
                 group.attrs[key] = value

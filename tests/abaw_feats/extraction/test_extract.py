@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -209,8 +210,11 @@ def test_strict_fails_on_a_broken_frame_now_and_later(damaged, networks, tmp_pat
     run(tmp_path / "feats.h5", [damaged / "good"], networks, strict=True)
 
 
-def test_a_folder_that_has_changed_since_is_named(networks, tmp_path):
+def test_a_folder_that_has_changed_since_is_named_where_the_file_does_not_know_its_state(networks, tmp_path):
     folder = write_frames(tmp_path / "v", [1, 2, 3])
+    run(tmp_path / "feats.h5", [folder], networks[:1])
+    with h5py.File(tmp_path / "feats.h5", "r+") as file:  # as older versions wrote it
+        del file["videos/v"].attrs["stamp"], file["videos/v"].attrs["content"]
     run(tmp_path / "feats.h5", [folder], networks[:1])
     picture(9).save(folder / "00004.png")
     with pytest.raises(AbawError, match="1 of 1 videos .*: v"):

@@ -173,6 +173,7 @@ import resource, signal, sys
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
+from abaw_feats.extraction.batches import Piece
 from abaw_feats.reading.frames import VideoSource
 from abaw_feats.extraction.spool import SpoolWriter, locked_spool
 from abaw_seq.data.feature_file import BackboneInfo
@@ -184,7 +185,7 @@ info = BackboneInfo(3, "toy", "w.pt", "0" * 64, {}, "avg", "float32", "now")
 def write(writer, name, frames, ends):
     video = VideoSource(name, Path(name), False, 1)
     valid = np.ones(len(frames), bool)
-    piece = SimpleNamespace(video=video, frames=frames, valid=valid, ends=ends, problem="")
+    piece = Piece(video, frames, valid=valid, ends=ends)
     writer.write(SimpleNamespace(pieces=[piece]), {"toy": np.ones((len(frames), 3), np.float32)})
 
 for limit in map(int, sys.argv[1:]):

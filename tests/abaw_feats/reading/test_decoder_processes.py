@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from abaw_feats.reading.decoder_processes import DecoderProcess, Decoders, read_image
 from abaw_seq.errors import AbawError
@@ -32,20 +33,34 @@ def paths(tmp_path_factory) -> list[str]:
 @pytest.mark.parametrize("size", [10_000_000, 10_000, 1])
 def test_a_process_decodes_as_the_caller_would_whatever_fits_into_its_memory(paths, size):
     with Decoders(1, size) as decoders, decoders.decoded(paths) as outcomes:
-        for path, outcome in zip(paths, outcomes, strict=True):
-            alone = read_image(path)
+        for path, (outcome, state) in zip(paths, outcomes, strict=True):
+            alone, expected = read_image(path)
+            assert state == expected
             if isinstance(alone, np.ndarray):
                 np.testing.assert_array_equal(outcome, alone)
             else:
                 assert type(outcome) is type(alone) and str(outcome) == str(alone)
-    assert sum(isinstance(outcome, np.ndarray) for outcome in outcomes) == 6
+    assert sum(isinstance(outcome, np.ndarray) for outcome, _ in outcomes) == 6
+
+
+def test_what_a_process_remarks_is_said_once_by_its_parent(tmp_path, caplog, capfd):
+    from abaw_feats.reading.decoding import say_once
+
+    say_once.cache_clear()
+    for number in (1, 2):
+        Image.fromarray(np.full((9, 9), 3000, np.uint16)).save(tmp_path / f"{number}.png")
+    with Decoders(1, 10_000_000) as decoders:
+        for number in (1, 2):
+            with decoders.decoded([str(tmp_path / f"{number}.png")]) as ((pixels, _),):
+                assert (pixels == 11).all()
+    assert [record.message[:13] for record in caplog.records] == ["16-bit images"] and capfd.readouterr().err == ""
 
 
 def test_memory_is_used_again_by_the_next_call(paths):
     with Decoders(1, 10_000_000) as decoders:
         for path in paths[:5]:
-            with decoders.decoded([path]) as (outcome,):
-                np.testing.assert_array_equal(outcome, read_image(path))
+            with decoders.decoded([path]) as ((outcome, _),):
+                np.testing.assert_array_equal(outcome, read_image(path)[0])
 
 
 def test_a_process_that_dies_is_said_with_the_images_it_was_at(paths):

@@ -5,8 +5,9 @@ import unicodedata
 import numpy as np
 import pytest
 
-from abaw_feats.reading.frames import decode_video, list_videos
+from abaw_feats.reading.frames import list_videos
 from abaw_feats.reading.image_index import index_images
+from abaw_feats.reading.video_file import decode_video
 from abaw_seq.data.frame_names import frame_files, frame_number
 from abaw_seq.errors import UserError
 from tests.abaw_feats.tiny_videos import write_frames, write_video
