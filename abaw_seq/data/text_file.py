@@ -33,7 +33,8 @@ NOT_UTF8 = "holds characters that are not UTF-8; save the file as UTF-8"
 INDEX_NAMES = (b"", b"index", b"unnamed: 0")
 
 _LINE_END = re.compile(r"\r+\n|\r")
-_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+\s*", re.ASCII)
+_ROW_NUMBER = re.compile(r"[0-9]{1,18}")
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Form:
 
     delimiter: str = ","
     quoted: bool = False
+    """True if quotes stand around fields, somewhere in the first lines"""
     index: bool = False
     """True if the number of the row stands before the fields"""
 
@@ -105,12 +107,11 @@ def open_table(path: Path, *, counted: bool = False) -> BinaryIO:
     UserError for the first line at which it does not.
     """
     file = open_text(path)
-    form, first_line = _form(file)
-    if form == Form():
+    if _form(file)[0] == Form():
         return file
-    with file:
-        lines = _usual_lines(file, form, path if counted else None, first_line)
-        return io.BytesIO(b"".join(lines))
+    file.close()
+    lines = (",".join(fields).encode("utf-8", "surrogateescape") for _, fields in table_rows(path, counted=counted))
+    return io.BytesIO(b"".join(line + b"\n" for line in lines))
 
 
 def _form(file: BinaryIO) -> tuple[Form, int]:
@@ -129,32 +130,32 @@ def _form(file: BinaryIO) -> tuple[Form, int]:
     return Form(delimiter.decode(), b'"' in head, index), number + 1
 
 
-def _usual_lines(file: BinaryIO, form: Form, counted: Path | None, first_line: int) -> Iterator[bytes]:
-    """Every line with commas between its fields and without row numbers; `counted` names the file in an error."""
-    previous = None
-    for number, line in enumerate(file, 1):
-        fields = split_fields(line.decode("utf-8", "surrogateescape").rstrip("\r\n"), form.delimiter)
-        if form.delimiter != ",":
-            fields = [f.replace(",", ".") if _DECIMAL_COMMA.fullmatch(f) else f for f in fields]
-        if form.index and any(fields):
-            row = fields.pop(0).strip()
-            if number != first_line and not row.isdecimal():
-                yield line  # has no row number: too many or too few fields, as its reader will say
-                continue
-            if counted and number != first_line:
-                if int(row) not in ((0, 1) if previous is None else (previous + 1,)):
-                    reason = f"row number {row} does not follow {previous}, but line k under the header is frame k"
-                    raise line_error(counted, number, reason)
-                previous = int(row)
-        yield ",".join(fields).encode("utf-8", "surrogateescape") + b"\n"
+def table_rows(path: Path, *, counted: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """(number from 1, fields) of every line of a text file of fields, without row numbers; see `open_table`."""
+    with open_text(path) as file:
+        form, first_line = _form(file)
+        previous = None
+        for number, line in enumerate(file, 1):
+            fields = _fields(line.decode("utf-8", "surrogateescape").rstrip("\r\n"), form.delimiter)
+            if form.index and fields and (number == first_line or _ROW_NUMBER.fullmatch(fields[0])):
+                row = fields.pop(0)
+                if counted and number != first_line:
+                    if int(row) not in ((0, 1) if previous is None else (previous + 1,)):
+                        reason = f"row number {row} is out of order, but line k under the header is frame k"
+                        raise line_error(path, number, reason)
+                    previous = int(row)
+            yield number, fields
 
 
-def split_fields(line: str, delimiter: str = ",") -> list[str]:
-    """The fields of one line, without quotes and blanks around them."""
+def _fields(line: str, delimiter: str) -> list[str]:
+    """The fields of one line, without quotes and blanks around them, and with points in numbers."""
     try:
-        return [field.strip() for field in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])]
-    except csv.Error:  # a field of more than 128 KB
+        fields = [field.strip() for field in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])]
+    except csv.Error:  # a field of more than 128 KB, or a line that ends within a field
         return [line.strip()]
+    if delimiter == ",":
+        return fields
+    return [field.replace(",", ".") if _DECIMAL_COMMA.fullmatch(field) else field for field in fields]
 
 
 def first_filled_line(path: Path, *, after: int = 0) -> tuple[int, str]:

@@ -113,12 +113,10 @@ REFUSED = {
     ).encode("latin-1"),
     r"train.txt, line 2: holds characters that are not UTF-8": (MTL + "Видео/1.jpg,0,0,0" + ",0" * 12).encode("cp1251"),
     r"train.txt, line 2: 16 fields expected, not 3": (MTL + "v/1.jpg;0;0\n").replace(",", ";").encode("utf-16"),
-    r"train.txt, line 3: row number 5 does not follow 0, but line k under the header is frame k": (
+    r"train.txt, line 3: row number 5 is out of order, but line k under the header is frame k": (
         b",valence,arousal\n0,0,0\n5,0,0\n"
     ),
-    r"train.txt, line 2: row number 7 does not follow None|train.txt, line 2: row number 7": (
-        b",valence,arousal\n7,0,0\n8,0,0\n"
-    ),
+    r"train.txt, line 2: row number 7 is out of order": (b",valence,arousal\n7,0,0\n8,0,0\n"),
     r"train.txt, line 3: 2 fields expected, not 1": "valence\tarousal\n0\t0\n0,5\n".encode("utf-16-le"),
     r"its first line '0.1,0.2' is numbers: put the header of its task above": b"0.1,0.2\n0.1,0.3\n",
     r"train.txt: no annotations: it is empty": b"\r\n\r\n",
