@@ -13,6 +13,7 @@ from pathlib import Path
 from abaw_feats.reading.video_file import video_header
 from abaw_seq.data.folder import Folder, has_suffix, list_folder, log_passed_over, on_disk, video_name, walk
 from abaw_seq.data.frame_names import frame_number, image_names
+from abaw_seq.data.text_file import open_text
 from abaw_seq.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -159,13 +160,14 @@ def _source(path: Path, *, frame_count: int, is_file: bool = False, fps: float |
 
 
 def _listed_paths(path: Path) -> Iterator[Path]:
-    with open(path, "rb") as file:
-        binary = b"\0" in file.read(4096)
+    with open_text(path) as file:
+        head = file.read(4096)
+        content = head if b"\0" in head else head + file.read()
     try:
-        text = "" if binary else path.read_text(encoding="utf-8-sig")
+        text = content.decode("utf-8")
     except UnicodeDecodeError:
-        binary = True
-    if binary:
+        text = "\0"
+    if "\0" in text:
         kinds = " ".join(VIDEO_SUFFIXES)
         raise UserError(f"{path}: not a folder, a video file ({kinds}) or a text file of paths")
     for number, line in enumerate(text.splitlines(), start=1):

@@ -126,13 +126,16 @@ def evaluate(
 @click.option("--edition", metavar="NAME", help=EDITION + " A template names its own.")
 @click.option("--fill", type=click.Choice(["nearest", "interpolate"]), default="nearest", show_default=True,
               help="Valence and arousal of frames without a prediction.")  # fmt: skip
+@click.option("--missing-videos", type=click.Choice(["neutral", "mean"]),
+              help="The row that test videos without any prediction get: neutral (valence and arousal 0, Neutral, no "
+              "unit active) or the mean of all predicted frames.  [default: refuse]")  # fmt: skip
 @out_option("File to write, or folder for one file per video.")
 @click.option("--check", type=PATH, metavar="FILE", help="Check this submission, and write nothing.")
 @raw_option
-def submit(source, listed, lengths, edition, fill, out, check, raw) -> None:
+def submit(source, listed, lengths, edition, fill, missing_videos, out, check, raw) -> None:
     """Write the official submission files, and check them.
 
-    SOURCE is a run folder or a prediction file.
+    SOURCE is a run folder, or a prediction file (.h5 or .csv).
     """
     from abaw_seq.data.prediction_file import read_predictions
     from abaw_seq.files import check_output
@@ -150,7 +153,7 @@ def submit(source, listed, lengths, edition, fill, out, check, raw) -> None:
     for name in wanted.files:
         check_output(out / name)
     predictions = read_predictions(source) if raw else read_postprocessed(source)
-    print_result(write_checked(out, wanted, predictions, fill=fill))
+    print_result(write_checked(out, wanted, predictions, fill=fill, missing_videos=missing_videos))
 
 
 @click.command(cls=ManyValues)

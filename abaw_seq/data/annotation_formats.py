@@ -9,24 +9,30 @@
 | template of a test set | `image_location` before one of the three above | path, then anything |
 | list of a test set | none | the name of a video |
 
-The header of files whose rows start with an image path may be missing.
+The header of files whose rows start with an image path may be missing, or say no task.
 """
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from abaw_seq.data.folder import video_name
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS
 
+log = logging.getLogger(__name__)
+
 MTL_HEADER = ("image", "valence", "arousal", "expression", "aus")
 ACTION_UNITS_2020 = ("AU1", "AU2", "AU4", "AU6", "AU12", "AU15", "AU20", "AU25")
 IMAGE_NAMES = ("image", "image_location")
 TEXT_SUFFIXES = (".txt", ".csv")
 
+LIST_HEADERS = ("video", "videos", "name", "video_name")
 _UNIT = re.compile(r"au0?(\d+)")
+_NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _VIDEO_NAME = re.compile(r"\w[\w.\-]*")
 _IMAGE_PATH = re.compile(r"[^,]+/\d+\.\w+\s*(,.*)?")
 _SPLIT_WORDS = {
@@ -62,6 +68,14 @@ class Layout:
         return {"mtl": (0, 1, 2, *units), "va": (0, 1), "expr": (2,), "au": units}[self.task]
 
 
+IMAGE_LAYOUTS = {
+    "mtl": Layout("mtl", True, EXPRESSIONS, ACTION_UNITS),
+    "va": Layout("va", True),
+    "expr": Layout("expr", True, classes=EXPRESSIONS),
+    "au": Layout("au", True, units=ACTION_UNITS),
+}
+
+
 def recognise_header(header: str) -> Layout | None:
     """The layout that a header line stands for; None if it is not one of those above.
 
@@ -72,7 +86,7 @@ def recognise_header(header: str) -> Layout | None:
     """
     names = [name.strip().lower() for name in header.strip().rstrip(",").split(",")]
     if tuple(names) == MTL_HEADER:
-        return Layout("mtl", True, EXPRESSIONS, ACTION_UNITS)
+        return IMAGE_LAYOUTS["mtl"]
     image = names[0] in IMAGE_NAMES
     names = names[image:]
     if names == ["valence", "arousal"]:
@@ -86,16 +100,42 @@ def recognise_header(header: str) -> Layout | None:
     return None
 
 
-def is_video_list(text: str) -> bool:
-    """True if each line is the name of a video, as in the lists of the per-task test sets."""
-    names = text.split("\n")
-    names = [video_name(name.strip().rstrip(",")) for name in names if name.strip()]
-    return bool(names) and all(_VIDEO_NAME.fullmatch(name) and name not in (".", "..") for name in names)
+def video_list(lines: Iterable[str]) -> list[str] | None:
+    """The names of videos in a list of one per line, as for the per-task test sets; None if it is something else.
+
+    A first line that says `video` or the like is a header, if names follow.
+    """
+    names = [name for line in lines if (name := video_name(line.strip(" \t,;").strip("\"'")))]
+    if len(names) > 1 and names[0].lower() in LIST_HEADERS:
+        log.info(f"{names.pop(0)!r} at the top of a list of videos is taken for its header")
+    valid = all(_VIDEO_NAME.fullmatch(name) and name not in (".", "..") for name in names)
+    return names if names and valid else None
 
 
-def starts_with_image(row: str) -> bool:
-    """True if a line starts with an image path, as the first of a multi-task file without a header does."""
-    return bool(_IMAGE_PATH.fullmatch(row))
+def is_image_header(line: str) -> bool:
+    """True for the header of a list of images that says no task."""
+    return line.strip().rstrip(", ").lower() in IMAGE_NAMES
+
+
+def image_layout(row: str, kind: str | None) -> Layout | None:
+    """The layout of a row that starts with an image path, as those of a file without a header; None for another row.
+
+    `kind` is its task, or None for that which goes with its numbers: 2, 1, 12, or else all.
+    """
+    if not _IMAGE_PATH.fullmatch(row):
+        return None
+    numbers = row.rstrip(", ").count(",")
+    kind = kind or {2: "va", 1: "expr", len(ACTION_UNITS): "au"}.get(numbers, "mtl")
+    return IMAGE_LAYOUTS[kind]
+
+
+def header_fault(first: str) -> str:
+    """Why a file with this first line is neither annotations nor a list, and what to do, in words."""
+    if not first:
+        return "it is empty"
+    if all(_NUMBER.fullmatch(field.strip()) for field in first.split(",")):
+        return f"its first line {first[:80]!r} is numbers: put the header of its task above, such as valence,arousal"
+    return f"its first line {first[:80]!r} is not a header of the challenge"
 
 
 def split_of_file(path: Path, root: Path) -> str | None:

@@ -20,15 +20,16 @@ from abaw_seq.data.annotation_formats import (
     MTL_HEADER,
     TEXT_SUFFIXES,
     Layout,
-    is_video_list,
+    header_fault,
     recognise_header,
     split_of_file,
     split_of_folder,
-    starts_with_image,
+    video_list,
 )
 from abaw_seq.data.annotation_join import Part, join_parts, unique_frames
-from abaw_seq.data.folder import has_suffix, log_passed_over, on_disk, video_name, walk
-from abaw_seq.data.label_text import Block, first_filled_line, line_error, read_blocks
+from abaw_seq.data.folder import a_few, has_suffix, log_passed_over, on_disk, video_name, walk
+from abaw_seq.data.label_text import Block, read_blocks, read_layout
+from abaw_seq.data.text_file import first_filled_line, line_error, read_table_lines
 from abaw_seq.data.video_labels import Annotations, VideoLabels
 from abaw_seq.errors import UserError
 from abaw_seq.files import write_lines
@@ -42,6 +43,7 @@ Parts = Iterator[tuple[str, Part]]
 NO_VALENCE_AROUSAL = -5.0
 NO_CLASS = -1.0
 NO_UNIT = -1.0
+SKIPPED_SHOWN = 3
 
 
 class _Reading:
@@ -52,6 +54,7 @@ class _Reading:
         self.counts: Counter[str] = Counter()
         self.seen: set[Path] = set()
         self.passed_over: list[Path] = []
+        self.skipped: list[str] = []
 
     def add(self, video: str, part: Part) -> None:
         self.parts.setdefault(video_name(video), []).append(part)
@@ -86,7 +89,10 @@ def read_annotations(*paths: str | os.PathLike[str]) -> Annotations:
             _read_file(file, path if path != file else path.parent, argument, path == file, reading)
     if not reading.parts:
         where = ", ".join(str(path) for path in paths) or "nothing"
-        raise UserError(f"no annotations in {where}: give a multi-task file, or a folder of VA, EXPR or AU files")
+        reasons = [f"no annotations in {where}: give a multi-task file, or a folder of VA, EXPR or AU files"]
+        reasons += reading.skipped[:SKIPPED_SHOWN]
+        reasons += [f"{a_few(reading.passed_over)}: not {' or '.join(TEXT_SUFFIXES)}"] if reading.passed_over else []
+        raise UserError("; ".join(reasons))
     log_passed_over(reading.passed_over, "annotations")
     joined = {video: join_parts(video, parts, reading.counts) for video, parts in sorted(reading.parts.items())}
     if disagreements := [one.disagreement for one in joined.values() if one.disagreement]:
@@ -113,21 +119,18 @@ def _files(path: Path, reading: _Reading) -> Iterator[Path]:
 
 
 def _read_file(path: Path, root: Path, argument: int, named: bool, reading: _Reading) -> None:
-    header_line, header = first_filled_line(path)
-    layout = recognise_header(header)
-    if layout is None and starts_with_image(header):
-        layout, header_line = recognise_header(",".join(MTL_HEADER)), header_line - 1
+    header_line, header, layout = read_layout(path)
     split = split_of_file(path, root)
     if layout is None:
-        text = path.read_bytes().decode("utf-8-sig", "replace")
-        if (named or split == "test") and is_video_list(text):
-            for name in text.split():
+        if (named or split == "test") and (names := video_list(read_table_lines(path))):
+            for name in names:
                 nothing = np.zeros((0, 0), np.float32)
-                reading.add(name.rstrip(","), Part(np.zeros(0, np.int32), nothing, (), split or "test"))
+                reading.add(name, Part(np.zeros(0, np.int32), nothing, (), split or "test"))
             reading.counts["video lists read"] += 1
         elif named:
-            raise UserError(f"{path}: no annotations: its first line {header[:80]!r} is not a header of the challenge")
+            raise UserError(f"{path}: no annotations: {header_fault(header)}")
         else:
+            reading.skipped.append(f"{path.name} is passed over: {header_fault(header)}")
             reading.counts["text files skipped, not annotations"] += 1
         return
     reading.counts["label files read"] += 1

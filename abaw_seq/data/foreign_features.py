@@ -44,6 +44,7 @@ KIND = "file of features"
 FEATURE_KEYS = ("feature", "features")
 NUMBER_KEYS = ("fn", "frames", "frame")
 NUMBERS_SUFFIX = ".frames"
+ROWS_AT_ONCE = 8192
 
 
 def open_features(path: PathLike, annotations: Annotations | None = None) -> FeatureReader | ForeignReader:
@@ -123,24 +124,24 @@ class ForeignReader:
         self.name = name
         self.numbering: Counter[str] = Counter()
         self.unnumbered: dict[str, str] = {}
+        self._valid: dict[str, np.ndarray] = {}
+        self._said = False
         self._file = None if path.is_dir() else CheckedFile(path, KIND)
         try:
             stored = self._npy_arrays() if self._file is None else self._hdf5_arrays()
             known = annotations.videos if annotations is not None else {}
             self._videos: dict[str, _Video] = {}
-            kinds = set()
+            shapes, dtypes = {}, set()
             for video, (values, numbers) in stored.items():
-                shape, dtype = self._kind(video, values)
-                kinds.add((shape[1], "float16" if dtype == np.float16 else "float32"))
+                shapes[video], dtype = self._kind(video, values)
+                dtypes.add("float16" if dtype == np.float16 else "float32")
                 listed = known[video].frames if video in known else None
-                self._videos[video] = _Video(values, *self._numbered(video, shape[0], numbers, listed))
-            if len({dim for dim, _ in kinds}) > 1:
-                dims = ", ".join(str(dim) for dim in sorted({dim for dim, _ in kinds}))
-                raise UserError(f"{path}: the videos' features differ in width ({dims}); give each kind its own file")
+                self._videos[video] = _Video(values, *self._numbered(video, shapes[video], numbers, listed))
+            self._check_widths(shapes)
         except BaseException:
             self.close()
             raise
-        dim, dtype = max(kinds)  # float32 as soon as one video is
+        dim, dtype = next(iter(shapes.values()))[1], max(dtypes)  # float32 as soon as one video is
         made = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
         self.backbones = {name: BackboneInfo(dim, "unknown", path.name, "unknown", {}, "unknown", dtype, made)}
         self.videos: tuple[str, ...] = tuple(self._videos)
@@ -152,6 +153,7 @@ class ForeignReader:
         self.close()
 
     def close(self) -> None:
+        self._say_invalid()
         if self._file is not None:
             self._file.close()
 
@@ -160,8 +162,26 @@ class ForeignReader:
         return self._videos[video].frames
 
     def valid(self, video: str) -> np.ndarray:
-        """bool (frames,), all true."""
-        return np.ones(self.rows(video), bool)
+        """bool (frames,), false where a row holds NaN or infinity, as other programs write for a frame without a face.
+
+        Logs in one line which these are, once every video was asked for. Raises UserError where no row is valid at all.
+        """
+        if video not in self._valid:
+            starts = range(0, self.rows(video), ROWS_AT_ONCE)
+            finite = [np.isfinite(self._stored(video, k, k + ROWS_AT_ONCE)).all(1) for k in starts]
+            self._valid[video] = np.concatenate(finite)
+            if len(self._valid) == len(self.videos):
+                self._say_invalid()
+                if not any(valid.any() for valid in self._valid.values()):
+                    raise UserError(f"{self.path}: every row of every video holds NaN or infinity; extract them again")
+        return self._valid[video]
+
+    def _say_invalid(self) -> None:
+        spoiled = {video: np.flatnonzero(~valid) for video, valid in self._valid.items() if not valid.all()}
+        if spoiled and not self._said:
+            self._said = True
+            each = [f"{v} ({len(k)} of {self.rows(v)}, first {self.frames(v)[k[0]]})" for v, k in spoiled.items()]
+            log.warning(f"{self.path}: frames not valid, their features hold NaN or infinity: {a_few(each)}")
 
     def rows(self, video: str) -> int:
         """Number of frames of a video."""
@@ -172,18 +192,20 @@ class ForeignReader:
         return backbone == self.name and video in self._videos
 
     def features(self, video: str, backbone: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Features float16 or float32 (stop - start, dim); UserError on NaN or infinity."""
+        """Features float16 or float32 (stop - start, dim); zero in frames that are not valid."""
+        values = self._stored(video, start, stop)
+        if not (finite := np.isfinite(values).all(1)).all():
+            values[~finite] = 0
+        return values
+
+    def _stored(self, video: str, start: int, stop: int | None) -> np.ndarray:
+        """Features as they are stored, in the dtype of this set; a number too large for it is infinite."""
         one = self._videos[video]
         rows = one.order[start:stop]
         first, last = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 0)
-        with np.errstate(over="ignore"):  # a number too large for the dtype becomes infinite, and is reported below
-            with nullcontext() if self._file is None else self._file.reading(video):
-                stored = np.asarray(one.values()[first:last])
-            values = stored.astype(self.backbones[backbone].dtype, copy=False)
-        values = values[rows - first]
-        if not np.isfinite(values).all():
-            raise UserError(f"{self.path}: video {video}: the features hold NaN or infinity; extract this video again")
-        return values
+        with np.errstate(over="ignore"), nullcontext() if self._file is None else self._file.reading(video):
+            stored = np.asarray(one.values()[first:last]).astype(self.backbones[self.name].dtype, copy=False)
+        return stored[rows - first]
 
     def labels(self, video: str) -> None:
         """None: such files have no labels."""
@@ -221,7 +243,10 @@ class ForeignReader:
             numbers = files.get(video + NUMBERS_SUFFIX)
             arrays[video] = (lambda file=file: _load(file)), None if numbers is None else _load(numbers)
         if not arrays:
-            raise UserError(f"{self.path}: holds no features, <video>.npy expected; or name a feature file")
+            others = a_few([*listing.files, *listing.folders]) or "nothing"
+            raise UserError(
+                f"{self.path}: holds no features, <video>.npy expected, but {others}; or name a feature file"
+            )
         others = sorted({*listing.folders, *listing.files, *listing.dangling} - set(names))
         log_passed_over([self.path / name for name in others], "features")
         return arrays
@@ -233,10 +258,29 @@ class ForeignReader:
             raise UserError(f"{self.path}: video {video}: features are {shape}, not numbers (frames, dim)")
         return array.shape, array.dtype
 
+    def _check_widths(self, shapes: dict[str, tuple[int, int]]) -> None:
+        """UserError unless all videos' features have one width; it says where arrays are transposed."""
+        widths = Counter(width for _, width in shapes.values())
+        if len(widths) == 1:
+            return
+        usual = widths.most_common(1)[0][0]
+        others = {video: shape for video, shape in shapes.items() if shape[1] != usual}
+        if all(rows == usual for rows, _ in others.values()):
+            video, shape = next(iter(others.items()))
+            raise UserError(
+                f"{self.path}: video {video}: features {list(shape)} are transposed; store them as (frames, dim), "
+                f"{list(shape[::-1])}, as those of the other videos"
+            )
+        advice = "give each kind its own file"
+        if len(rows := {rows for rows, _ in shapes.values()}) == 1:
+            advice = f"all have {rows.pop()} rows: if they are transposed, store them as (frames, dim), else {advice}"
+        raise UserError(f"{self.path}: the videos' features differ in width ({a_few(sorted(widths))}); {advice}")
+
     def _numbered(
-        self, video: str, rows: int, numbers: np.ndarray | None, listed: np.ndarray | None
+        self, video: str, shape: tuple[int, int], numbers: np.ndarray | None, listed: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """(frame numbers int32 (frames,), rising; the row of each (frames,))."""
+        rows = shape[0]
         if numbers is None and listed is not None and len(listed) == rows:
             self.numbering["as annotated, row by row"] += 1
             return listed, np.arange(rows)
@@ -248,7 +292,11 @@ class ForeignReader:
             return np.arange(1, rows + 1, dtype=np.int32), np.arange(rows)
         whole = _whole_numbers(numbers)
         if whole is None or len(whole) != rows:
-            raise UserError(f"{self.path}: video {video}: its frame numbers are not one whole number for each row")
+            advice = f"; if its features {list(shape)} are transposed, store them as (frames, dim)"
+            advice = advice if whole is not None and len(whole) == shape[1] else ""
+            raise UserError(
+                f"{self.path}: video {video}: its frame numbers are not one whole number for each row{advice}"
+            )
         frames, order = np.unique(whole, return_index=True)
         self.numbering["stored" + ", of a frame that comes twice the first row" * (len(frames) < rows)] += 1
         return frames.astype(np.int32), order
@@ -256,9 +304,14 @@ class ForeignReader:
 
 def _load(file: Path) -> np.ndarray:
     try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{file}: not a plain .npy array, or truncated ({error})") from None
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # a damaged header raises anything
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{file}: not a plain .npy array, or truncated ({reason})") from None
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise UserError(f"{file}: several arrays in one file (.npz); save each video's as <video>.npy")
+    return array
 
 
 def _whole_numbers(numbers: np.ndarray) -> np.ndarray | None:

@@ -9,19 +9,18 @@ pyarrow and polars, faster on one big file and no faster on folders of small one
 
 from __future__ import annotations
 
-import codecs
 import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
+from abaw_seq.data.annotation_formats import Layout, image_layout, is_image_header, recognise_header
 from abaw_seq.data.folder import video_name
-from abaw_seq.errors import UserError
+from abaw_seq.data.text_file import NOT_UTF8, first_filled_line, line_error, open_table
 
 BLOCK_BYTES = 1 << 20
 MOST_NAME_BYTES = 255
@@ -50,21 +49,19 @@ class Block:
     """how many blank lines were skipped"""
 
 
-def first_filled_line(path: Path, *, after: int = 0) -> tuple[int, str]:
-    """(line number from 1, text) of the first line after line `after` that is not blank, or (0, "")."""
-    with _open(path) as file:
-        for number, line in enumerate(file, 1):
-            if number > after and (text := line.strip()):
-                return number, text.decode("utf-8", "replace")
-    return 0, ""
+def read_layout(path: Path, *, kind: str | None = "mtl") -> tuple[int, str, Layout | None]:
+    """(number of the line before the first row, text of the first line, layout or None) of a label file.
 
-
-def line_error(path: Path, number: int, reason: str) -> UserError:
-    """The one-line error about line `number` (from 1) of a file."""
-    with _open(path) as file:
-        text = next(islice(file, number - 1, None), b"").strip().decode("utf-8", "replace")
-    shown = text if len(text) <= 120 else text[:117] + "..."
-    return UserError(f"{path}, line {number}: {reason}; correct or remove the line {shown!r}")
+    Where no header says the task of rows that start with an image path, it is `kind`, or, if that is None, the one
+    that goes with their numbers.
+    """
+    number, first = first_filled_line(path)
+    if (layout := recognise_header(first)) is not None:
+        return number, first, layout
+    if is_image_header(first):
+        return number, first, image_layout(first_filled_line(path, after=number)[1], kind)
+    layout = image_layout(first, kind)
+    return number - (layout is not None), first, layout
 
 
 def read_blocks(path: Path, *, first_line: int, numbers: int, names: dict[str, int] | None = None) -> Iterator[Block]:
@@ -79,7 +76,7 @@ def read_blocks(path: Path, *, first_line: int, numbers: int, names: dict[str, i
     the lines before it were yielded.
     """
     parser = _Parser(numbers, names)
-    with _open(path) as file:
+    with open_table(path, counted=names is None) as file:
         for _ in range(first_line - 1):
             file.readline()
         number = first_line
@@ -92,14 +89,6 @@ def read_blocks(path: Path, *, first_line: int, numbers: int, names: dict[str, i
             if fault:
                 raise line_error(path, *fault)
             number += text.count(b"\n") + 1
-
-
-def _open(path: Path) -> BinaryIO:
-    """A file, read from behind the byte order mark that some editors put in front."""
-    file = path.open("rb")
-    if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
-        file.seek(0)
-    return file
 
 
 class _Parser:
@@ -167,6 +156,8 @@ class _Parser:
             folder, _, file = fields[0].rpartition(b"/")
             stem, point, _ = file.rpartition(b".")
             code, frame = self._code(folder), _number(stem if point else file)
+            if not _is_text(folder.rpartition(b"/")[2]):
+                return NOT_UTF8
             if code < 0 or not _is_frame_number(frame):
                 return "no image path like 426/00001.jpg"
         values = [_number(field) for field in fields[self._image : expected]]
@@ -212,13 +203,20 @@ def _number(field: bytes) -> float:
 def _video_code(folder: bytes, names: dict[str, int]) -> int:
     """Which of the names is the last folder of an image's path; -1 if it cannot be the name of a video."""
     name = folder.lstrip().rpartition(b"/")[2]
-    try:
-        text = video_name(name.decode("utf-8"))
-    except UnicodeDecodeError:
+    if not _is_text(name):
         return -1
+    text = video_name(name.decode("utf-8"))
     if text in ("", ".", "..") or "\\" in text or not text.isprintable() or len(name) > MOST_NAME_BYTES:
         return -1
     return names.setdefault(text, len(names))
+
+
+def _is_text(name: bytes) -> bool:
+    try:
+        name.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _is_frame_number(number: Any) -> Any:

@@ -22,6 +22,7 @@ import numpy as np
 from abaw_seq import __version__
 from abaw_seq.data.checked_file import NUMBERS, CheckedFile
 from abaw_seq.data.folder import video_name
+from abaw_seq.data.prediction_table import PLACE_COLUMNS, is_prediction_table, read_table, table_columns
 from abaw_seq.errors import UserError
 from abaw_seq.files import whole_file, whole_hdf5
 from abaw_seq.metrics import score
@@ -99,15 +100,18 @@ def _write_video(group: h5py.Group, video: VideoPredictions) -> None:
 
 
 def read_predictions(path: str | Path) -> Videos:
-    """Read a prediction file or a run folder's `predictions.h5`.
+    """Read a prediction file, the table that `predict` writes beside it, or a run folder's `predictions.h5`.
 
-    Raises UserError naming the video and data set that is missing, of the wrong shape or not finite.
+    A table holds no labels and no splits. Raises UserError naming the video and data set, or the line of the table,
+    that is missing, of the wrong shape or not finite.
     """
     path = Path(path)
     if path.is_dir():
         path = path / PREDICTIONS
     if not path.is_file():
         raise UserError(f"{path}: no such prediction file; train or predict first")
+    if not h5py.is_hdf5(path) and is_prediction_table(path):
+        return {name: VideoPredictions(*table) for name, table in read_table(path).items()}
     with CheckedFile(path, "prediction file") as file:
         file.check_format(FORMAT, VERSION)
         return {video_name(name): _read_video(file, name) for name in file.names("videos")}
@@ -204,10 +208,7 @@ def write_groups(stem: Path, groups: Iterable[Videos]) -> tuple[int, int]:
 @contextmanager
 def _csv_writer(path: Path, tasks: list[str]) -> Iterator[Callable[[Videos], None]]:
     """A function that adds videos to a table, which appears once the block ends without an error."""
-    header = ["video", "frame"]
-    for task in tasks:
-        names = {"expression": ["expression", *(f"p_{e}" for e in EXPRESSIONS)], "au": list(ACTION_UNITS)}
-        header += names.get(task, [task])
+    header = PLACE_COLUMNS + [name for task in tasks for name in table_columns(task)]
     with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(header)

@@ -18,6 +18,7 @@ import numpy as np
 from abaw_seq.data.annotations import Annotations, VideoLabels
 from abaw_seq.data.feature_file import FeatureReader
 from abaw_seq.data.prediction_file import VideoPredictions, Videos, read_predictions
+from abaw_seq.data.prediction_table import is_prediction_table
 from abaw_seq.errors import UserError
 from abaw_seq.results.submission.checking import read_submission, submission_files
 from abaw_seq.results.weights import load_ensemble, member_folder
@@ -34,7 +35,7 @@ def read_scorable(path: Path) -> Videos:
     if path.is_dir() and not (path / PREDICTIONS).exists() and submission_files(path):
         return read_submission(path)
     if path.is_file() and path.suffix not in HDF5_SUFFIXES and not h5py.is_hdf5(path):
-        return read_submission(path)
+        return read_predictions(path) if is_prediction_table(path) else read_submission(path)
     return read_predictions(path)
 
 

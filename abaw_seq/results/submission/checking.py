@@ -14,8 +14,9 @@ import numpy as np
 
 from abaw_seq.data.annotation_formats import Layout, recognise_header
 from abaw_seq.data.folder import has_suffix, list_folder, video_name
-from abaw_seq.data.label_text import Block, first_filled_line, line_error, read_blocks
+from abaw_seq.data.label_text import Block, read_blocks, read_layout
 from abaw_seq.data.prediction_file import VideoPredictions, Videos
+from abaw_seq.data.text_file import line_error
 from abaw_seq.errors import UserError
 from abaw_seq.metrics import PARTS
 from abaw_seq.results.submission.wanted import Rows, Wanted, places_of
@@ -45,8 +46,7 @@ def submission_files(folder: Path) -> list[Path]:
 
 
 def _read_file(path: Path) -> Videos:
-    header_line, header = first_filled_line(path)
-    layout = recognise_header(header)
+    header_line, header, layout = read_layout(path, kind=None)
     if layout is None:
         raise UserError(f"{path}: not a submission: its first line {header[:80]!r} is not a known header")
     names: dict[str, int] | None = {} if layout.image else None
@@ -110,7 +110,10 @@ def check_submission(path: str | os.PathLike[str], wanted: Wanted) -> int:
 
 
 def _check_file(path: Path, wanted: Wanted, rows: Rows) -> int:
-    first, *lines = path.read_text(encoding="utf-8").split("\n")
+    try:
+        first, *lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8, as the organisers' programs expect; write it again") from None
     header = ",".join(wanted.header)
     if first.rstrip("\r") != header:
         raise UserError(f"{path}, line 1: header {header!r} expected, not {first[:120]!r}")

@@ -18,10 +18,18 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from abaw_seq.data.annotation_formats import ACTION_UNITS_2020, MTL_HEADER, is_video_list, recognise_header
+from abaw_seq.data.annotation_formats import (
+    ACTION_UNITS_2020,
+    IMAGE_LAYOUTS,
+    LIST_HEADERS,
+    MTL_HEADER,
+    recognise_header,
+    video_list,
+)
 from abaw_seq.data.feature_file import FeatureReader
 from abaw_seq.data.folder import video_name
-from abaw_seq.data.label_text import first_filled_line, read_blocks
+from abaw_seq.data.label_text import read_blocks, read_layout
+from abaw_seq.data.text_file import NOT_UTF8, line_error, read_table_lines
 from abaw_seq.errors import UserError
 from abaw_seq.metrics import CLASSES_2020
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
@@ -71,8 +79,8 @@ def wanted_rows(listed: Path | None, lengths: Path | None, edition: str | None) 
         raise UserError("what to submit is not known: name the test list or template, or a file of video lengths")
     if not source.is_file():
         raise UserError(f"{source}: no such list")
-    if listed is not None and recognise_header(first_filled_line(listed)[1]) is not None:
-        images = read_image_list(listed)
+    if listed is not None and read_layout(listed)[2] is not None:
+        images = read_image_list(listed, edition)
         if edition not in (None, images.kind):
             raise UserError(f"{listed}: is for {images.kind}, not for edition {edition}")
         return images
@@ -83,20 +91,26 @@ def wanted_rows(listed: Path | None, lengths: Path | None, edition: str | None) 
     return files_per_video(edition, {video: known.get(video) for video in videos}, source)
 
 
-def read_image_list(path: str | os.PathLike[str]) -> Wanted:
-    """Read a test list or template; what follows the image path on a line does not matter."""
+def read_image_list(path: str | os.PathLike[str], edition: str | None = None) -> Wanted:
+    """Read a test list or template; what follows the image path on a line does not matter.
+
+    Without a header it is for what its numbers say; if there are none, for `edition`, by default for `mtl`.
+    """
     path = Path(path)
-    header_line, header = first_filled_line(path)
-    layout = recognise_header(header)
+    header_line, first, layout = read_layout(path, kind=None)
     if layout is None or not layout.image:
-        raise UserError(f"{path}: not a test list or template: its first line is {header[:80]!r}")
+        raise UserError(f"{path}: not a test list or template: its first line is {first[:80]!r}")
+    if layout.task == "mtl" and edition in IMAGE_LAYOUTS and recognise_header(first) is None:
+        layout = IMAGE_LAYOUTS[edition]
     names: dict[str, int] = {}
     blocks = list(read_blocks(path, first_line=header_line + 1, numbers=0, names=names))
     if not blocks:
         raise UserError(f"{path}: lists no images")
-    lines = path.read_bytes().decode("utf-8-sig").split("\n")[header_line:]
-    images = [line.split(",")[0].strip() for line in lines if line.strip(" \t\r,")]
+    images = [line.split(",")[0].strip() for line in read_table_lines(path)[header_line:] if line.strip(" \t\r,")]
     codes, frames = (np.concatenate([getattr(b, part) for b in blocks]) for part in ("codes", "frames"))
+    for k, image in enumerate(images):
+        if not image.isprintable():
+            raise line_error(path, int(np.concatenate([b.line_numbers for b in blocks])[k]), NOT_UTF8)
     rows = Rows(frames, places_of(names, codes), images)
     return Wanted(path, layout.task, FILE_HEADERS[layout.task], {"": rows})
 
@@ -124,10 +138,9 @@ def files_per_video(kind: str, lengths: Mapping[str, int | None], source: Path |
 
 def _read_video_list(path: Path) -> list[str]:
     """The names of a test set's videos, one per line."""
-    text = path.read_text(encoding="utf-8-sig")
-    if not is_video_list(text):
+    if (names := video_list(read_table_lines(path))) is None:
         raise UserError(f"{path}: not a list of videos: one name per line is expected")
-    return [video_name(name.rstrip(",")) for name in text.split()]
+    return names
 
 
 def read_lengths(path: Path) -> dict[str, int | None]:
@@ -138,10 +151,16 @@ def read_lengths(path: Path) -> dict[str, int | None]:
         with FeatureReader(path) as reader:
             return {video: reader.video(video, []).frame_count for video in reader.videos}
     lengths: dict[str, int | None] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    header_line = 0
+    for number, line in enumerate(read_table_lines(path), 1):
         fields = re.split(r"[,\s]+", line.strip().rstrip(","))
         if fields == [""]:
             continue
+        if not lengths and not header_line and fields[0].lower() in LIST_HEADERS and not fields[-1].isdigit():
+            header_line = number
+            continue
+        if not fields[0].isprintable():
+            raise UserError(f"{path}, line {number}: {NOT_UTF8}")
         if len(fields) != 2 or not re.fullmatch(r"[1-9][0-9]{0,7}", fields[1]):
             raise UserError(f"{path}, line {number}: `video,frames` expected, not {line[:80]!r}")
         lengths[video_name(fields[0])] = int(fields[1])

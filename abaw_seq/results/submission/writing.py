@@ -2,11 +2,12 @@
 
 A frame that is asked for and has no prediction (no image, no face) is filled from the nearest predicted frame of its
 video, the earlier of two; with `fill="interpolate"` its valence and arousal are on the line between the predicted
-frames around it instead.
+frames around it instead. A video without any prediction gets one row throughout, as `missing_videos` says.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,9 @@ import numpy as np
 
 from abaw_seq.data.annotation_formats import ACTION_UNITS_2020
 from abaw_seq.data.annotation_join import counted_from_zero
+from abaw_seq.data.folder import a_few
 from abaw_seq.data.nearest import nearest_rows
-from abaw_seq.data.prediction_file import VideoPredictions
+from abaw_seq.data.prediction_file import SHAPES, VideoPredictions, concatenated
 from abaw_seq.errors import UserError
 from abaw_seq.files import write_lines
 from abaw_seq.metrics import CLASSES_2020, USUAL_THRESHOLD
@@ -24,25 +26,44 @@ from abaw_seq.results.submission.checking import check_submission
 from abaw_seq.results.submission.wanted import Wanted
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
 
+log = logging.getLogger(__name__)
+
 FILLS = {
     "nearest": "from the nearest predicted frame",
     "interpolate": "from the nearest predicted frame, valence and arousal on the line between its neighbours",
 }
 
+MISSING_VIDEOS = {
+    "neutral": "valence and arousal 0, the expression Neutral, no action unit active",
+    "mean": "the mean of all predicted frames",
+}
+
 
 def write_checked(
-    output: Path, wanted: Wanted, predictions: Mapping[str, VideoPredictions], *, fill: str = "nearest"
+    output: Path,
+    wanted: Wanted,
+    predictions: Mapping[str, VideoPredictions],
+    *,
+    fill: str = "nearest",
+    missing_videos: str | None = None,
 ) -> str:
     """Write what is wanted to `output` (a file, or a folder for one file per video) and check it; one line about it."""
-    filled = write_submission(output, wanted, predictions, fill=fill)
+    filled = write_submission(output, wanted, predictions, fill=fill, missing_videos=missing_videos)
     rows = check_submission(output, wanted)
     return f"{output}: {rows:,} rows, checked against {wanted.source}; {filled:,} filled {FILLS[fill]}"
 
 
 def write_submission(
-    output: Path, wanted: Wanted, predictions: Mapping[str, VideoPredictions], *, fill: str = "nearest"
+    output: Path,
+    wanted: Wanted,
+    predictions: Mapping[str, VideoPredictions],
+    *,
+    fill: str = "nearest",
+    missing_videos: str | None = None,
 ) -> int:
     """Write a row for each wanted one, in their order, duplicates too; returns how many were filled from other frames.
+
+    `missing_videos`: the row of every frame of a video without predictions, one of `MISSING_VIDEOS`.
 
     An edition of 7 classes gets the likeliest of these; AU20 of `au2020`, which is not among the twelve units, is
     written as not active. Raises UserError for a video without predictions, or without those of the task.
@@ -51,15 +72,14 @@ def write_submission(
         raise UserError(f"unknown fill {fill!r}: one of {', '.join(FILLS)}")
     if unknown := [Path(name).stem for name, rows in wanted.files.items() if rows.frames is None]:
         raise UserError(f"{wanted.source}: the length of video {unknown[0]} is not known; name a file of lengths")
+    stand_ins = _stand_ins(wanted, predictions, missing_videos)
     filled = 0
     for name, rows in wanted.files.items():
         assert rows.frames is not None  # their number was checked above
         lines = np.empty(len(rows.frames), dtype="O")
         for video, places in rows.places.items():
-            if video not in predictions or not len(predictions[video].frames):
-                raise UserError(f"no predictions of video {video}, which {wanted.source} asks for: predict it first")
-            frames, predicted = rows.frames[places], predictions[video]
-            if rows.images is None:  # line k of the file is frame k
+            frames, predicted = rows.frames[places], stand_ins.get(video) or predictions[video]
+            if rows.images is None and video not in stand_ins:  # line k of the file is frame k
                 predicted = replace(predicted, frames=_counted_from_one(video, predicted.frames, len(frames)))
             lines[places] = _numbers(wanted.kind, video, predicted, frames, fill)
             filled += int(np.isin(frames, predicted.frames, invert=True).sum())
@@ -67,6 +87,34 @@ def write_submission(
             lines = [f"{image},{line}" for image, line in zip(rows.images, lines, strict=True)]
         write_lines(Path(output) / name, [",".join(wanted.header), *lines])
     return filled
+
+
+def _stand_ins(
+    wanted: Wanted, predictions: Mapping[str, VideoPredictions], kind: str | None
+) -> dict[str, VideoPredictions]:
+    """Predictions of one frame, -1, for each wanted video without any; UserError where none are asked for."""
+    if kind not in (None, *MISSING_VIDEOS):
+        raise UserError(f"unknown row for missing videos {kind!r}: one of {', '.join(MISSING_VIDEOS)}")
+    known = {video: one for video, one in predictions.items() if len(one.frames)}
+    listed = dict.fromkeys(video for rows in wanted.files.values() for video in rows.places)
+    missing = [video for video in listed if video not in known]
+    if not missing:
+        return {}
+    if kind is None or len(missing) == len(listed):
+        advice = f"predict it first, or choose what missing-videos get: {' or '.join(MISSING_VIDEOS)}"
+        if len(missing) == len(listed):
+            advice = "none of its videos is predicted; predict them first"
+        raise UserError(f"no predictions of video {missing[0]}, which {wanted.source} asks for: {advice}")
+    outputs = {task: np.zeros((1, *shape)) for task, shape in SHAPES.items()}
+    if kind == "mean":
+        outputs = {task: values.mean(0, keepdims=True) for task, values in concatenated(known)[0].items()}
+    else:
+        outputs["expression"][:, EXPRESSIONS.index("Neutral")] = 1
+    log.warning(
+        f"no predictions of {len(missing)} of {len(listed)} videos ({a_few(missing)}): each of their rows is {kind}, "
+        f"{MISSING_VIDEOS[kind]}"
+    )
+    return dict.fromkeys(missing, VideoPredictions(np.array([-1], np.int32), outputs))
 
 
 def _counted_from_one(video: str, frames: np.ndarray, length: int) -> np.ndarray:

@@ -121,6 +121,15 @@ REFUSED = {
     "not a plain .npy array": lambda t: npy(t / "d", v=np.array([{}], object)),
     r"video v: features are float32 \(4,\)": lambda t: npy(t / "d", v=np.zeros(4, "float32")),
     r"video v: features are <U1": lambda t: npy(t / "d", v=np.array([["a"]])),
+    r"in width \(2, 5\); all have 3 rows: if they are transposed, store them as \(frames, dim\)": lambda t: npy(
+        t / "d", v=values(2).T, w=values(5).T
+    ),
+    r"video x: features \[3, 7\] are transposed": lambda t: npy(t / "d", v=values(2), w=values(5), x=values(7).T),
+    r"video y: .*; if its features \[3, 2\] are transposed": lambda t: abaw4(
+        t / "a.h5", {"y": (values(2).T, np.array([1, 2]))}
+    ),
+    r"several arrays in one file \(.npz\)": lambda t: npz(t / "d"),
+    "<video>.npy expected, but v.csv": lambda t: csv(t / "d"),
     "differ in width": lambda t: npy(t / "d", v=values(2), w=values(2, dim=4)),
     "video v: its frame numbers": lambda t: abaw4(t / "a.h5", {"v": (values(2), np.array([1, 2, 3]))}),
     "video w: its frame numbers": lambda t: abaw4(t / "a.h5", {"w": (values(2), np.array([1, 2.5]))}),
@@ -129,6 +138,19 @@ REFUSED = {
     "no such feature file": lambda t: t / "none.h5",
     "neither a folder of .npy files nor an HDF5 file": lambda t: f"mae={t / 'none'}",
 }
+
+
+def npz(folder):
+    folder.mkdir()
+    np.savez(folder / "v.npz", v=values(2))
+    (folder / "v.npz").rename(folder / "v.npy")
+    return folder
+
+
+def csv(folder):
+    folder.mkdir()
+    np.savetxt(folder / "v.csv", values(2), delimiter=",")
+    return folder
 
 
 def _with_stray_group(folder):
@@ -144,13 +166,44 @@ def test_what_cannot_be_read_is_refused_by_name(words, tmp_path):
         open_features(REFUSED[words](tmp_path))
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
-def test_features_that_are_not_finite_name_their_video(bad, tmp_path):
-    spoiled = values(3, dtype="float64")
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("layout", ["npy", "hdf5"])
+def test_rows_that_are_not_finite_are_frames_that_are_not_valid_and_are_said(bad, layout, tmp_path, capsys):
+    spoiled = values(4, dtype="float64")
     spoiled[1, 1] = bad
-    with open_features(npy(tmp_path / "d", v=spoiled)) as reader:
-        with pytest.raises(UserError, match="video v: the features hold NaN or infinity"):
-            reader.features("v", "d")
+    numbers = np.array([9, 8, 7, 3])
+    if layout == "npy":
+        path = npy(tmp_path / "d", **{"v": spoiled, "v.frames": numbers, "w": values(2)})
+    else:
+        path = abaw4(tmp_path / "d.h5", {"v": (spoiled, numbers), "w": values(2)})
+    with open_features(path) as reader:
+        assert reader.valid("v").tolist() == [True, True, False, True] and reader.valid("w").all()
+        expected = spoiled[::-1].copy()
+        expected[2] = 0
+        expected = expected.astype("float32")
+        np.testing.assert_array_equal(reader.features("v", "d"), expected)
+        np.testing.assert_array_equal(reader.features("v", "d", 1, 3), expected[1:3])
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("frames not valid, their features hold NaN or infinity: v (1 of 4, first 8)") == 1
+
+
+def test_frames_that_are_not_valid_are_converted_and_trained_as_such(tmp_path):
+    spoiled = values(3)
+    spoiled[1] = np.nan
+    path = npy(tmp_path / "d", v=spoiled, noface=np.full((2, 3), np.nan, "float32"))
+    label_feature_file(path, annotated(v=[10, 20, 40]), tmp_path / "out.h5")
+    with FeatureReader(tmp_path / "out.h5") as reader:
+        assert reader.valid("v").tolist() == [True, False, True] and not reader.valid("noface").any()
+        assert not reader.features("noface", "d").any() and not reader.features("v", "d")[1].any()
+    corpus = load_corpus([path])
+    first = corpus.offsets[corpus.names.index("v")]
+    np.testing.assert_array_equal(corpus.features[first : first + 3], spoiled[[0, 0, 2]])
+
+
+def test_features_without_one_valid_frame_are_refused(tmp_path):
+    with open_features(npy(tmp_path / "d", v=np.full((2, 3), np.inf, "float32"))) as reader:
+        with pytest.raises(UserError, match="every row of every video holds NaN or infinity"):
+            reader.valid("v")
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])

@@ -378,3 +378,33 @@ def test_lists_lengths_and_predictions_meet_in_every_unicode_form(tmp_path):
     for wanted in (wanted_rows(None, lengths, "va"), wanted_rows(listed, lengths, "va")):
         write_submission(tmp_path / "out", wanted, videos)
         assert list(read_submission(tmp_path / "out")) == [composed]
+
+
+@pytest.mark.parametrize("fill", ["nearest", "interpolate"])
+def test_a_video_without_predictions_gets_the_row_that_is_asked_for(tmp_path, fill, capsys):
+    template = read_image_list(put(tmp_path / "t.txt", MTL + "a/1.jpg\nnoface/1.jpg\na/2.jpg\nempty/7.jpg\n"))
+    known = {"a": simple([1, 2], 3), "b": simple([1], 3), "empty": simple([])}
+    out = tmp_path / "o.txt"
+    with pytest.raises(UserError, match="no predictions of video noface, .* missing-videos get: neutral or mean"):
+        write_submission(out, template, known, fill=fill)
+    assert not out.exists()
+    assert write_submission(out, template, known, fill=fill, missing_videos="neutral") == 2
+    said = capsys.readouterr().err
+    assert "no predictions of 2 of 3 videos (noface, empty): each of their rows is neutral" in " ".join(said.split())
+    assert check_submission(out, template) == 4
+    lines = out.read_text().splitlines()
+    assert lines[2] == "noface/1.jpg,0.000000,0.000000,0" + ",0" * 12 and lines[4].startswith("empty/7.jpg,0.0")
+    write_submission(out, template, known, fill=fill, missing_videos="mean")
+    values = np.concatenate([known[video].outputs["valence"] for video in ("a", "b")])
+    _, valence, _, expression, *_ = out.read_text().splitlines()[2].split(",")
+    assert float(valence) == pytest.approx(values.mean(), abs=1e-6) and expression == "3"
+    with pytest.raises(UserError, match="none of its videos is predicted"):
+        write_submission(out, template, {"c": simple([1])}, missing_videos="neutral")
+    with pytest.raises(UserError, match="unknown row for missing videos 'zero': one of neutral, mean"):
+        write_submission(out, template, known, missing_videos="zero")
+
+
+def test_a_missing_video_of_an_early_edition_has_a_row_per_frame(tmp_path):
+    wanted = files_per_video("au2020", {"v": 2, "noface": 3})
+    assert write_submission(tmp_path / "o", wanted, {"v": simple([1, 2])}, missing_videos="neutral") == 3
+    assert (tmp_path / "o" / "noface.txt").read_text().splitlines()[1:] == [",".join("0" * 8)] * 3
