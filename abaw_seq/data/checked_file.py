@@ -46,7 +46,8 @@ class CheckedFile:
         except Exception as error:  # HDF5 raises anything
             reason = _short(error)
             raise UserError(f"{path}: not a readable HDF5 file, or a truncated one ({reason})") from None
-        self._checked: set[tuple[str, ...]] = set()
+        self._checked: set[tuple[str, ...]] = set()  # places that hard links lead to
+        self._sound: set[tuple[str, ...]] = set()  # those of them that are data sets as readers expect
 
     def __enter__(self) -> CheckedFile:
         return self
@@ -87,15 +88,14 @@ class CheckedFile:
         UserError names the place of what is a link or no data set, does not fit, or is larger than its file allows.
         """
         with self.reading(*place):
-            if place in self._checked:
-                data = self._file["/".join(place)]
-            elif (data := self._object(*place)) is None:
+            if (data := self._object(*place)) is None:
                 return None
-            elif not isinstance(data, h5py.Dataset):
+            if not isinstance(data, h5py.Dataset):
                 raise self.fault("is not a data set", *place)
-            elif problem := _problem(data, kinds):
-                raise self.fault(problem, *place)
-            self._checked.add(place)
+            if place not in self._sound:
+                if problem := _problem(data, kinds):
+                    raise self.fault(problem, *place)
+                self._sound.add(place)
             stored = data.shape
         if shape is not None and (
             len(stored) != len(shape) or any(want not in (None, own) for own, want in zip(stored, shape, strict=True))
@@ -159,14 +159,22 @@ class CheckedFile:
 
     def _object(self, *place: str) -> Any:
         """The object at a place; None if there is none."""
-        node: Any = self._file
-        for depth, name in enumerate(place, start=1):
-            if not isinstance(node, h5py.Group) or name not in node:
-                return None
-            if not isinstance(node.get(name, getlink=True), h5py.HardLink):
-                raise self.fault("is a link; copy what it points to into the file", *place[:depth])
-            node = node[name]
-        return node
+        return self._file["/".join(place) or "/"] if self._is_here(*place) else None
+
+    def _is_here(self, *place: str) -> bool:
+        """Whether there is something at a place; UserError if a link on the way leads anywhere."""
+        if not place or place in self._checked:
+            return True
+        if not self._is_here(*place[:-1]):
+            return False
+        try:
+            link = self._file.id.links.get_info("/".join(place).encode("utf-8", "surrogateescape"))
+        except KeyError:
+            return False
+        if link.type != h5py.h5l.TYPE_HARD:
+            raise self.fault("is a link; copy what it points to into the file", *place)
+        self._checked.add(place)
+        return True
 
     @contextmanager
     def reading(self, *place: str) -> Iterator[None]:
@@ -181,15 +189,16 @@ class CheckedFile:
 
 def _problem(data: h5py.Dataset, kinds: str) -> str:
     """What forbids reading a data set; empty if nothing does. Without `kinds` any type will do."""
-    if data.is_virtual or data.external:
+    layout = data.id.get_create_plist()
+    if layout.get_layout() == h5py.h5d.VIRTUAL or layout.get_external_count():
         return "takes its values from other files; copy them into the file"
     if kinds and data.dtype.kind not in kinds:
         return f"holds {data.dtype}, not numbers"
     if data.shape is None:
         return "holds nothing"
-    itemsize = max(data.dtype.itemsize, data.id.get_type().get_size())
-    declared = max(math.prod(data.shape), math.prod(data.chunks or (0,))) * itemsize
-    if declared > FREE_BYTES + MOST_COMPRESSED * data.id.get_storage_size():
+    chunk = layout.get_chunk() if layout.get_layout() == h5py.h5d.CHUNKED else (0,)
+    declared = max(math.prod(data.shape), math.prod(chunk)) * data.id.get_type().get_size()
+    if declared > FREE_BYTES and declared > FREE_BYTES + MOST_COMPRESSED * data.id.get_storage_size():
         return f"claims {declared / 1e6:,.0f} MB, more than its stored bytes can hold"
     return ""
 

@@ -95,6 +95,7 @@ class FeatureReader:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._file = CheckedFile(self.path, "feature file")
+        self._rows: dict[str, int] = {}
         try:
             self._file.check_format(FORMAT, VERSION)
             self.backbones = {name: self._backbone(name) for name in self._file.names("backbones")}
@@ -128,7 +129,9 @@ class FeatureReader:
 
     def rows(self, video: str) -> int:
         """Number of frames of a video in this file."""
-        return self._dataset(video, "frames", shape=(None,), kinds="iu").shape[0]
+        if video not in self._rows:
+            self._rows[video] = self._dataset(video, "frames", shape=(None,), kinds="iu").shape[0]
+        return self._rows[video]
 
     def has(self, video: str, backbone: str) -> bool:
         """True if the file has the video's features of this backbone."""
