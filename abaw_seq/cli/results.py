@@ -126,9 +126,10 @@ def evaluate(
 @click.option("--edition", metavar="NAME", help=EDITION + " A template names its own.")
 @click.option("--fill", type=click.Choice(["nearest", "interpolate"]), default="nearest", show_default=True,
               help="Valence and arousal of frames without a prediction.")  # fmt: skip
-@click.option("--missing-videos", type=click.Choice(["neutral", "mean"]),
+@click.option("--missing-videos", type=click.Choice(["neutral", "mean", "refuse"]), default="neutral",
+              show_default=True,
               help="The row that test videos without any prediction get: neutral (valence and arousal 0, Neutral, no "
-              "unit active) or the mean of all predicted frames.  [default: refuse]")  # fmt: skip
+              "unit active) or the mean of all predicted frames; they are named. refuse: write nothing.")  # fmt: skip
 @out_option("File to write, or folder for one file per video.")
 @click.option("--check", type=PATH, metavar="FILE", help="Check this submission, and write nothing.")
 @raw_option
@@ -153,7 +154,8 @@ def submit(source, listed, lengths, edition, fill, missing_videos, out, check, r
     for name in wanted.files:
         check_output(out / name)
     predictions = read_predictions(source) if raw else read_postprocessed(source)
-    print_result(write_checked(out, wanted, predictions, fill=fill, missing_videos=missing_videos))
+    rows = None if missing_videos == "refuse" else missing_videos
+    print_result(write_checked(out, wanted, predictions, fill=fill, missing_videos=rows))
 
 
 @click.command(cls=ManyValues)
