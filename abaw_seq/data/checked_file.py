@@ -167,10 +167,10 @@ class CheckedFile:
             return True
         if not self._is_here(*place[:-1]):
             return False
-        try:
-            link = self._file.id.links.get_info("/".join(place).encode("utf-8", "surrogateescape"))
-        except KeyError:
+        links, name = self._file.id.links, "/".join(place).encode("utf-8", "surrogateescape")
+        if not links.exists(name):
             return False
+        link = links.get_info(name)
         if link.type != h5py.h5l.TYPE_HARD:
             raise self.fault("is a link; copy what it points to into the file", *place)
         self._checked.add(place)

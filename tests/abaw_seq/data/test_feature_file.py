@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+from abaw_seq.data.checked_file import CheckedFile
 from abaw_seq.data.feature_file import (
     BackboneInfo,
     FeatureReader,
@@ -157,3 +158,15 @@ def test_names_of_videos_have_one_form_however_they_are_stored(tmp_path, form):
         reader.copy_video(asked, writer.videos_group)
     with h5py.File(tmp_path / "copy.h5") as file:
         assert list(file["videos"]) == [asked]
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+def test_what_is_not_there_is_absent_however_groups_are_stored(tmp_path, libver):
+    with h5py.File(tmp_path / "f.h5", "w", libver=libver) as file:
+        for k in range(40):  # more links than a group stores beside its header
+            file.create_group(f"videos/v{k:02d}").create_dataset("frames", data=np.arange(3))
+    with CheckedFile(tmp_path / "f.h5", "file") as file:
+        assert file.dataset("videos", "v07", "frames") is not None
+        assert file.dataset("videos", "v07", "labels") is None
+        assert file.dataset("videos", "v40", "labels") is None
+        assert file.attribute("split", str, "videos", "v07", default="none") == "none"
