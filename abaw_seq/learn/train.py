@@ -81,6 +81,8 @@ def train(
         log.info(f"{run.name}: training frames with the label of the nearest labelled frame: {counts}")
     if place := corpus.elsewhere():
         log.info(f"{run.name}: {place}")
+    if device.type == "cuda" and config.precision == "bf16" and config.model.encoder.recurrent:
+        log.warning(f"{run.name}: on a GPU lstm and gru train slower in bf16 than in fp32; set precision=fp32")
 
     # Model, loss, optimiser.
     torch.manual_seed(config.seed)
