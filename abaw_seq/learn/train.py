@@ -107,7 +107,7 @@ def augmented(
     device = features.device
     if config.noise:
         noise = torch.randn(features.shape, generator=generator, device=device)
-        features = features + noise * (config.noise / standardise.scale)
+        features = noise.mul_(config.noise / standardise.scale).add_(features)
     if config.time_mask:
         hidden = torch.rand(features.shape[:2], generator=generator, device=device) < config.time_mask
         features = torch.where(hidden[..., None], standardise.mean.to(features.dtype), features)

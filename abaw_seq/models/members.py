@@ -51,8 +51,9 @@ class Present:
 
     def dropout(self, x: Tensor, p: float, *, batch_axis: int = 1) -> Tensor:
         """Dropout of x (members, ...), each member's drawn for its own windows as by the model alone."""
-        factors = x.new_zeros(x.shape)
+        factors = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         for own, count, generator in zip(factors, self.counts, self.generators, strict=True):
+            own.narrow(batch_axis - 1, count, own.shape[batch_axis - 1] - count).zero_()
             part = own.narrow(batch_axis - 1, 0, count)
             flat = part.view(-1) if part.is_contiguous() else part.new_empty(part.numel())
             _fill_factors(flat, p, generator)
@@ -82,12 +83,12 @@ class Stack:
         """Each stacked parameter, and those of the members that are views of it."""
         self.network = _stacked(list(models), self)
 
-    def parameter(self, own: list[nn.Parameter]) -> nn.Parameter:
+    def parameter(self, own: Sequence[Any]) -> nn.Parameter:
         """One parameter (members, ...) of the members' own, which become views of it."""
         whole = nn.Parameter(torch.stack([parameter.detach() for parameter in own]))
         for parameter, row in zip(own, whole.detach(), strict=True):
             parameter.data = row
-        self.shared.append((whole, own))
+        self.shared.append((whole, list(own)))
         return whole
 
     @contextmanager
@@ -269,7 +270,7 @@ class StackedRecurrent(nn.Module):
         if state is None:
             zeros = x.new_zeros(self.layers * self.directions, len(x), self.dim)
             state = (zeros,) if self.gru else (zeros, zeros)
-        before = [part.view(self.layers, self.directions, len(y), -1, self.dim).transpose(1, 2) for part in state]
+        before = [part.reshape(self.layers, self.directions, len(y), -1, self.dim).transpose(1, 2) for part in state]
         after = []
         for layer in range(self.layers):
             if layer and self.training and self.p:
@@ -325,6 +326,11 @@ def can_stack(config: ModelConfig, device: torch.device) -> bool:
     on a CPU several layers of an LSTM that torch computes, with dropout between them.
     """
     encoder = config.encoder
-    own = max(config.task_layers, encoder.layers - config.task_layers)
-    from_torch = encoder.kind == "lstm" and own > 1 and encoder.dropout > 0 and device.type == "cpu"
-    return not (encoder.kind == "transformer" and encoder.positions == "learned") and not from_torch
+    if encoder.kind == "transformer" and encoder.positions == "learned":
+        return False
+    between = encoder.dropout > 0 and max(config.task_layers, encoder.layers - config.task_layers) > 1
+    if encoder.kind != "lstm" or not between or device.type != "cpu":
+        return True
+    from abaw_seq.cpu.recurrence import loop_is_faster
+
+    return loop_is_faster(nn.LSTM(1, encoder.dim, device="meta"))
