@@ -33,7 +33,7 @@ jobs_option = click.option(
 )  # fmt: skip
 members_option = click.option(
     "--members", type=click.IntRange(1), metavar="N",
-    help="How many models of one shape train at once in each process; 1: each by itself.  [default: as memory allows]",
+    help="How many models of one shape train at once in each process; 1: each by itself.  [default: on a GPU as many as memory allows, on a CPU 1]",
 )  # fmt: skip
 
 

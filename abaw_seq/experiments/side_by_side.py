@@ -56,7 +56,7 @@ def train_all(
     """Train every model, and leave its validation predictions and scores in its run folder.
 
     Interrupted runs go on after their last whole epoch. Models of one shape train at once as a stack of at most
-    `members`; None: as many as memory has room for, 1: none do. With `jobs` above 1 that many stacks train at a time,
+    `members`, 1 for none; None: as many as memory has room for on a GPU, none on a CPU, which gains little by it. With `jobs` above 1 that many stacks train at a time,
     each in a process of its own with its share of the threads; they share one copy of the corpora. The first error
     ends all.
     """
@@ -95,6 +95,8 @@ def stacks_of(
     trainings: Sequence[Training], corpora: Corpora, *, device: torch.device, jobs: int, members: int | None
 ) -> list[list[Training]]:
     """The trainings, divided into stacks of one shape and at most `members`, and so that every job gets some."""
+    if members is None and device.type == "cpu":
+        members = 1
     alike: dict[str, list[Training]] = {}
     for training in trainings:
         key = None if members == 1 else stack_key(training.config, device)

@@ -63,11 +63,12 @@ def test_models_of_one_shape_share_a_stack_and_every_job_gets_some(toy_feats, tm
         assert sorted(str(t.run) for stack in stacks for t in stack) == sorted(str(t.run) for t in [*seeds, *other])
         return sorted(map(len, stacks))
 
-    assert sizes(1, None) == [1, 4] and sizes(1, 1) == [1] * 5 and sizes(1, 2) == sizes(2, None) == [1, 2, 2]
+    assert sizes(1, 9) == [1, 4] and sizes(1, 2) == sizes(2, 9) == [1, 2, 2]
+    assert sizes(1, 1) == sizes(1, None) == [1] * 5  # on a CPU none unless asked for
 
 
 def test_stacks_are_bounded_by_memory(toy_feats, tmp_path, monkeypatch):
     monkeypatch.setattr(side_by_side, "free_host_memory", lambda: 1)
     corpora = {(): load_corpus([toy_feats])}
-    stacks = side_by_side.stacks_of(trainings(tmp_path, 0, 1), corpora, device=CPU, jobs=1, members=None)
+    stacks = side_by_side.stacks_of(trainings(tmp_path, 0, 1), corpora, device=CPU, jobs=1, members=9)
     assert [len(stack) for stack in stacks] == [1, 1]
