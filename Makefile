@@ -3,15 +3,20 @@
 #   make all                                  on generated faces, with small encoders trained here
 #   make all DATA=... ANNOTATIONS=... WEIGHTS=...   on Aff-Wild2, with the full-size encoders
 
-PYTHON ?= python3
-JOBS   ?= 2
+# A command line changes these (make all OUT=...); variables of these names that a shell happens to have do not.
+PYTHON      := python3
+JOBS        := 2
+DATA        :=
+ANNOTATIONS :=
+WEIGHTS     :=
+OUT         := $(if $(DATA),out/data,out/demo)
+
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 LOWEST := .venv-lowest
 
 ifdef DATA
-OUT       ?= out/data
 CONFIGS   := configs/abaw4
 HEADS     := lstm gru transformer none
 VIDEOS    := $(DATA)
@@ -23,8 +28,8 @@ export ABAW_WEIGHTS := $(WEIGHTS)
 endif
 BACKBONES := mae iresnet densenet
 ENCODERS  :=
+DEMO      :=
 else
-OUT       ?= out/demo
 CONFIGS   := configs/demo
 HEADS     := lstm gru transformer none
 VIDEOS    := $(OUT)/data/cropped_aligned

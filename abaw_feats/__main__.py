@@ -2,7 +2,7 @@
 
 import sys
 
-from abaw_feats.cli import extract, main
+from abaw_feats.entry import extract, main
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["extract"]:

@@ -20,6 +20,7 @@ from abaw_seq.terminal import (
     device_option,
     many,
     out_option,
+    print_result,
     print_table,
     progress,
     resume_option,
@@ -45,7 +46,10 @@ run_option = click.option(
     help="Folders of video folders (such as cropped_aligned), video folders, video files, or text files of such paths.",
 )  # fmt: skip
 @out_option("Feature file to write or add to.  [default: feats.h5]")
-@many("--weights", type=str, metavar="NAME=FILE...", help="Weight file of a backbone, or NAME=random.")
+@many(
+    "--weights", type=str, metavar="NAME=FILE...",
+    help="Weight file of a backbone, NAME=FILE:SET for one of several sets of weights in it, or NAME=random.",
+)  # fmt: skip
 @many("--annotations", help="Annotation files or folders; labels and splits go into the feature file.")
 @device_option
 @click.option(
@@ -63,7 +67,8 @@ run_option = click.option(
 def extract(backbones, videos, out, weights, shard, **settings):
     """Write features of every frame of every video to one file.
 
-    Run it again with the same -o to go on after an interruption, or to add videos, backbones or labels.
+    Run it again with the same -o to go on after an interruption, or to add videos, backbones or labels. Videos whose
+    images or video file have changed since are extracted again; those that were only copied or touched are not.
     """
     require_feats()
     from abaw_feats.extraction.extract import extract as run
@@ -178,7 +183,7 @@ def show_config(name, listed):
     from abaw_seq.config.page import show
 
     kinds = {"pretrain": _pretrain_settings, "finetune": _finetune_settings, "backbone": _backbone}
-    click.echo(show(None if listed else name, kinds))
+    print_result(show(None if listed else name, kinds))
 
 
 def _pretrain_settings(file: Path | None = None):
@@ -214,7 +219,7 @@ def backbones():
         sizes = [str(row.size), str(row.dim), row.pooling, f"{row.parameters / 1e6:.1f}", f"{row.gflops:.1f}"]
         rows.append([row.name + also.get(row.name, ""), *sizes, row.weights, row.licence])
     print_table("Backbones", header, rows)
-    click.echo(
+    print_result(
         "--backbone takes one of these, timm:<model>, a YAML file, the name of a shipped one such as "
         "backbones/mae_abaw7, or the folder of a pretrain or finetune run"
     )

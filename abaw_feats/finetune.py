@@ -2,7 +2,7 @@
 
 import sys
 
-from abaw_feats.cli import main
+from abaw_feats.entry import main
 
 if __name__ == "__main__":
     main(["finetune", *sys.argv[1:]])

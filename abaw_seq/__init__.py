@@ -10,8 +10,7 @@ The names below are the package's public ones. They are imported when they are f
 package is cheap. Messages go to the logger `abaw_seq`; nothing is printed.
 """
 
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from abaw_seq.lazy import lazy_names
 
@@ -26,10 +25,7 @@ if TYPE_CHECKING:
     from abaw_seq.results.run import Run as Run
     from abaw_seq.results.run import train as train
 
-try:
-    __version__ = version("abaw")
-except PackageNotFoundError:  # run from a checkout that is not installed
-    __version__ = "0+unknown"
+    __version__: str
 
 _PLACES = {
     "AbawError": "errors",
@@ -43,4 +39,15 @@ _PLACES = {
     "train": "results.run",
 }
 __all__ = [*_PLACES]  # noqa: PLE0604
-__getattr__, __dir__ = lazy_names(__name__, _PLACES)
+_get, __dir__ = lazy_names(__name__, _PLACES)
+
+
+def __getattr__(name: str) -> Any:
+    if name != "__version__":
+        return _get(name)
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("abaw")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "0+unknown"

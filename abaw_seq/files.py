@@ -7,14 +7,20 @@ hidden `.<name>.<process>.tmp` entries (`remove_leftovers`).
 
 from __future__ import annotations
 
+import errno
 import glob
+import io
 import json
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from abaw_seq.errors import UserError
 
@@ -22,7 +28,13 @@ if TYPE_CHECKING:
     import h5py
     import torch
 
+NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}  # the last two: a limit of the process, a quota
+
 PathLike = str | os.PathLike[str]
+
+
+class DiskFull(OSError):
+    """A file that the disk has no room for: `filename`, and in `strerror` how much it needs and what to do."""
 
 
 def each_path(paths: PathLike | Iterable[PathLike]) -> list[Path]:
@@ -62,48 +74,105 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """The temporary path at which to write a file; it becomes `path` when the block ends without an error."""
+def whole_file(path: str | os.PathLike[str], *, size: int = 0) -> Iterator[Path]:
+    """The temporary path at which to write a file; it becomes `path` when the block ends without an error.
+
+    size: how many bytes it takes, where that is known. Raises DiskFull where there is no room for it.
+    """
     path = check_output(path)
     make_folder(path.parent)
     temporary = _temporary(path)
     try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
+        with _room_told(path, temporary, size):
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, path)
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
-    """A new HDF5 file to fill, which becomes `path` when the block ends without an error."""
+    """A new HDF5 file to fill, which becomes `path` when the block ends without an error.
+
+    It is private until then, and so needs no lock. Raises DiskFull where there is no room for it.
+    """
     import h5py
 
-    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+    with whole_file(path) as temporary, _NeverFull.opened(temporary) as stream, h5py.File(stream, "w") as file:
         yield file
 
 
-def open_hdf5(path: Path, kind: str, *, format: str, version: int) -> h5py.File:
-    """An HDF5 file of a given format, open for reading; UserError, which calls it `kind`, for any other file."""
-    import h5py
+class _NeverFull(io.FileIO):
+    """A file to write that refuses nothing: what the disk refuses first is raised at the end, the rest is dropped.
 
-    if not path.is_file():
-        raise UserError(f"{path}: no such {kind}")
+    For libraries that do not survive a refusal: HDF5 ends the process where it cannot close a file, and PyTorch turns
+    the reason into one of its own.
+    """
+
+    refusal: OSError | None = None
+
+    @classmethod
+    @contextmanager
+    def opened(cls, path: Path) -> Iterator[_NeverFull]:
+        """Such a file at `path`; at the end of the block raises what the disk refused."""
+        with cls(path, "w+b") as stream:
+            try:
+                yield stream
+            finally:
+                if stream.refusal is not None:
+                    raise stream.refusal from None
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while self.refusal is None and len(rest):
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.refusal = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            if self.refusal is None:
+                return super().truncate(size)
+        except OSError as error:
+            self.refusal = error
+        return size or 0
+
+
+def reserve(output: Path, size: int) -> None:
+    """DiskFull where the disk has no room for `size` bytes in the folder of `output`.
+
+    It is asked for by allocating it, because the free space that `shutil` or `psutil` report ignores quotas and limits.
+    """
+    with _room_told(output, output, size), tempfile.TemporaryFile(dir=output.parent) as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+        elif shutil.disk_usage(output.parent).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextmanager
+def _room_told(output: Path, place: Path, size: int = 0) -> Iterator[None]:
+    """Turn the refusal of a full disk into DiskFull; `place` is where `output` is being written."""
     try:
-        file = h5py.File(path, "r", locking=False)
+        yield
     except OSError as error:
-        raise UserError(f"{path}: not a readable HDF5 file, or a truncated one ({error})") from None
-    problem = ""
-    if (stored := file.attrs.get("format")) != format:
-        problem = f"not a {kind} (format is {stored!r}, expected {format!r})"
-    elif (stored := int(file.attrs.get("version", 0))) != version:
-        problem = f"{kind} version {stored}; this tool reads version {version}"
-    if problem:
-        file.close()
-        raise UserError(f"{path}: {problem}")
-    return file
+        if error.errno not in NO_ROOM or isinstance(error, DiskFull):
+            raise
+        # What waits in buffers is not in the file yet, so that its length is a lower bound.
+        needs = f"{size / 1e6:,.1f} MB" if size else f"more than {_size(place) / 1e6:,.1f} MB"
+        free = shutil.disk_usage(output.parent).free / 1e6
+        reason = f"{error.strerror}, it needs {needs} and {free:,.1f} MB are free; make room or choose another output"
+        raise DiskFull(error.errno, reason, str(output)) from None
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 @contextmanager
@@ -113,12 +182,13 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     make_folder(path.parent)
     temporary, old = _temporary(path), _temporary(path.with_name(f"{path.name}.old"))
     try:
-        temporary.mkdir()
-        yield temporary
-        if path.exists():
-            os.replace(path, old)
-        os.replace(temporary, path)
-        _sync(path.parent)
+        with _room_told(path, temporary):
+            temporary.mkdir()
+            yield temporary
+            if path.exists():
+                os.replace(path, old)
+            os.replace(temporary, path)
+            _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
@@ -126,7 +196,7 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file whole."""
-    with whole_file(path) as temporary:
+    with whole_file(path, size=len(content)) as temporary:
         temporary.write_bytes(content)
 
 
@@ -150,8 +220,8 @@ def save_tensors(path: str | os.PathLike[str], content: Mapping[str, Any]) -> No
     """Write tensors and plain values, whole, for `load_tensors`."""
     import torch
 
-    with whole_file(path) as temporary:
-        torch.save(dict(content), temporary)
+    with whole_file(path) as temporary, _NeverFull.opened(temporary) as stream:
+        torch.save(dict(content), stream)
 
 
 def load_tensors(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -174,10 +244,22 @@ def remove_leftovers(path: str | os.PathLike[str]) -> None:
     """Remove what killed processes left unfinished beside `path`; nobody else may be writing it."""
     path = Path(path)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+        _remove(leftover)
+
+
+def remove_leftovers_in(folder: str | os.PathLike[str]) -> None:
+    """Remove what processes left unfinished in a folder that are no longer there; nobody else may be writing it."""
+    for name in os.listdir(folder):
+        writer = re.fullmatch(r"\..+\.(\d+)\.tmp", name)
+        if writer and (int(writer[1]) == os.getpid() or not psutil.pid_exists(int(writer[1]))):
+            _remove(Path(folder, name))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _temporary(path: Path) -> Path:

@@ -14,8 +14,12 @@
 | `folds.yaml` | of a cross-validation: its folds, each of which has a run folder below it |
 | `members/` | of a recipe: the run folders of its members; `results.md` compares them |
 | `out_of_fold.h5` | of a recipe with folds: the ensemble's out-of-fold predictions |
+| `teacher.pt`, `rounds/` | of a distilled run: the teacher's outputs; the run folders of earlier rounds |
+| `study.log`, `trials/` | of a search: its journal, and a run folder for each trial |
+| `strategies/`, `search.json` | of a search: the best configs, for each task and for P_MTL; all trials |
 | `report.html`, `report/` | the report, and its figures |
 | `backbone.yaml` | of a trained encoder: how to extract with it; written last |
+| `.lock` | while a process writes the folder: its name |
 
 Training, pre-training, fine-tuning, cross-validation, ensembles and recipes all write such folders; no other file
 spells these names.
@@ -23,13 +27,29 @@ spells these names.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from abaw_seq import config as configs
 from abaw_seq.errors import UserError
-from abaw_seq.files import check_folder, load_tensors, make_folder, save_tensors, write_json, write_text
+from abaw_seq.files import (
+    check_folder,
+    load_tensors,
+    make_folder,
+    remove_leftovers_in,
+    save_tensors,
+    write_json,
+    write_text,
+)
+from abaw_seq.locks import held_lock
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 CONFIG, PROVENANCE, METRICS = "config.yaml", "provenance.json", "metrics.jsonl"
 LAST, BEST = "last.pt", "best.pt"
@@ -37,8 +57,13 @@ PREDICTIONS, SCORES, POSTPROCESS = "predictions.h5", "scores.json", "postprocess
 ENSEMBLE, FOLDS, MEMBERS, RESULTS, OUT_OF_FOLD = (
     "ensemble.yaml", "folds.yaml", "members", "results.md", "out_of_fold.h5",
 )  # fmt: skip
+TEACHER, ROUNDS = "teacher.pt", "rounds"
+STUDY, TRIALS, STRATEGIES, SEARCH = "study.log", "trials", "strategies", "search.json"
 REPORT, FIGURES = "report.html", "report"
 BACKBONE, PUBLIC_CHECKPOINT = "backbone.yaml", "checkpoint.pth"
+LOCK = ".lock"
+KINDS = {FOLDS: "a cross-validation", RESULTS: "a recipe", ENSEMBLE: "an ensemble"}
+"""Runs that are made of other runs, by the file that tells them from each other."""
 
 
 def best_of(task: str) -> str:
@@ -54,6 +79,41 @@ def is_finished(run: Path) -> bool:
 def holds_run(folder: Path) -> bool:
     """Whether a folder holds a run of any kind, finished or not."""
     return any((folder / name).is_file() for name in (CONFIG, ENSEMBLE, SCORES, PREDICTIONS))
+
+
+@contextmanager
+def held_run(run: Path) -> Iterator[None]:
+    """Hold a run folder for writing until the end of the block; what killed processes left unfinished in it goes.
+
+    The folder is made, and is gone again where nothing was written. Raises UserError where it cannot be written, and
+    while another process writes it.
+    """
+    _check_place(run)
+    new = [folder for folder in (run, *run.parents) if not folder.exists()]
+    try:
+        with held_lock(run / LOCK, output=run):
+            remove_leftovers_in(run)
+            yield
+    finally:
+        for folder in new:
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
+
+
+def holds_run_folder(argument: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """A program that holds (`held_run`) the run folder which one of its arguments names, from beginning to end."""
+
+    def decorate(program: Callable[P, T]) -> Callable[P, T]:
+        signature = inspect.signature(program)
+
+        @functools.wraps(program)
+        def holding(*args: P.args, **kwargs: P.kwargs) -> T:
+            with held_run(Path(signature.bind(*args, **kwargs).arguments[argument])):
+                return program(*args, **kwargs)
+
+        return holding
+
+    return decorate
 
 
 def open_run(
@@ -82,21 +142,56 @@ def open_run(
 
 def check_unused(run: Path, *, resume: bool = False) -> None:
     """UserError where training cannot write to a folder, because of the place or because another run is there."""
+    _check_place(run)
     if (run / LAST).exists() and not resume:
         raise UserError(f"{run} already holds a run; resume it, or name another folder")
-    check_untrained(run, resume=resume)
-    for name, kind in ((ENSEMBLE, "an ensemble"), (FOLDS, "a cross-validation")):
-        if (run / name).is_file():
-            raise UserError(f"{run} holds {kind}; name another folder for the run")
+    _check_other_kinds(run)
+    if _lacks_only_its_state(run):
+        reason = f"is finished, and {LAST}, from which it could go on, is gone" if resume else "holds a finished run"
+        raise UserError(f"{run} {reason}; name another folder for the run")
 
 
-def check_untrained(run: Path, *, resume: bool = False) -> None:
-    """UserError where a folder cannot be written or, without `resume`, holds a trained run."""
+def check_untrained(run: Path) -> None:
+    """UserError where a folder cannot be written or holds a trained run."""
+    _check_place(run)
+    if (run / LAST).exists() or (run / BEST).exists() or _lacks_only_its_state(run):
+        raise UserError(f"{run} already holds a trained run; name another folder")
+
+
+def check_kind(run: Path, own: str) -> None:
+    """UserError where a folder cannot be written, or holds a run of another kind than that of the file `own`.
+
+    `own` is one of `KINDS`, or that of a search. A recipe goes on in a folder that has members, with or without an
+    ensemble.
+    """
+    check_untrained(run)
+    _check_other_kinds(run, own=own)
+
+
+def _check_place(run: Path) -> None:
     if run.exists() and not run.is_dir():
         raise UserError(f"{run} is a file; name a folder for the run")
     check_folder(run)
-    if (run / LAST).exists() and not resume:
-        raise UserError(f"{run} already holds a trained run; name another folder")
+
+
+def _check_other_kinds(run: Path, *, own: str = "") -> None:
+    if (run / TRIALS).is_dir():
+        if own != SEARCH:
+            raise UserError(f"{run} holds a search; name another folder for the run")
+        return
+    members = (run / MEMBERS).is_dir()
+    for name, kind in KINDS.items():
+        theirs = (run / name).is_file() or (name == RESULTS and members and own != ENSEMBLE)
+        if theirs and name != own and not (own == RESULTS and name == ENSEMBLE and members):
+            raise UserError(f"{run} holds {kind}; name another folder for the run")
+
+
+def _lacks_only_its_state(run: Path) -> bool:
+    """Whether a folder holds a finished run whose `last.pt` was deleted, to save room."""
+    if (run / FOLDS).is_file() or (run / TRIALS).is_dir():
+        return False
+    finished = any((run / name).is_file() for name in (SCORES, BACKBONE))
+    return finished and (run / CONFIG).is_file() and not (run / LAST).exists()
 
 
 def check_same_config(run: Path, config: Any, *, free: tuple[str, ...] = ()) -> None:
@@ -150,6 +245,11 @@ def write_scores(run: Path, scores: dict[str, Any]) -> None:
 def read_scores(run: Path) -> dict[str, Any] | None:
     """The content of `scores.json`, None where there is none."""
     return _read_json(run / SCORES)
+
+
+def read_search(run: Path) -> dict[str, Any] | None:
+    """The content of `search.json`, None where there is none."""
+    return _read_json(run / SEARCH)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

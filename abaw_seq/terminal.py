@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,17 +18,35 @@ from typing import Any, NoReturn
 import click
 
 from abaw_seq.errors import AbawError
+from abaw_seq.signals import ending_signals, is_received, leave_if_nobody_reads
 
 PLAIN_PROGRESS_SECONDS = 10.0
 PATH = click.Path(path_type=Path)
 HELP = {"help_option_names": ["-h", "--help"]}
 
+# Control characters but for tabs and line ends, what turns the direction of writing, and what no encoding can write.
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
 _shows_progress = False
+
+
+def visible(text: object) -> str:
+    r"""A text with its control characters written out, so that a name from outside cannot act on a terminal or a page.
+
+    >>> visible("seed\x1b[31m")
+    'seed\\x1b[31m'
+    """
+    return _UNSEEN.sub(lambda unseen: unseen[0].encode("unicode_escape").decode("ascii"), str(text))
+
+
+def visible_line(text: object) -> str:
+    """The same of a text that is one line, its line ends and tabs written out as well."""
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 class _ToTerminal(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        say(record.getMessage())
+        say(visible_line(record.getMessage()))
 
 
 def show_messages() -> None:
@@ -46,7 +65,12 @@ def show_messages() -> None:
 
 def say(text: str) -> None:
     """Print one line to standard error, where everything goes that is not a result."""
-    click.echo(text, err=True)
+    click.echo(visible(text), err=True)
+
+
+def print_result(text: object) -> None:
+    """Print a result to standard output."""
+    click.echo(visible(text))
 
 
 class _OneLineErrors(click.Command):
@@ -59,17 +83,28 @@ class _OneLineErrors(click.Command):
         debug = "--debug" in args
         args = [arg for arg in args if arg != "--debug"]
         show_messages()
-        try:
-            code = super().main(args, prog_name, **{**extra, "standalone_mode": False})
-        except (click.Abort, KeyboardInterrupt):  # click turns the second into the first
-            say("interrupted: what was finished is kept")
-            code = 130
-        except Exception as error:
-            if debug:
-                raise
-            message, code = _explain(error)
-            say(f"error: {message}")
+        with ending_signals():
+            try:
+                code = super().main(args, prog_name, **{**extra, "standalone_mode": False})
+                sys.stdout.flush()
+            except (click.Abort, KeyboardInterrupt):  # click turns the second into the first
+                say("interrupted: what was finished is kept")
+                code = 130
+            except (Exception, SystemExit) as error:
+                code = self._failed(error, debug=debug)
         sys.exit(code if isinstance(code, int) else 0)
+
+    def _failed(self, error: Exception | SystemExit, *, debug: bool) -> int:
+        """The exit code for what ended the command, of which one line tells."""
+        if is_received():
+            raise error
+        if isinstance(error, BrokenPipeError | SystemExit):  # click exits where a pipe is closed
+            leave_if_nobody_reads()
+        if debug or isinstance(error, SystemExit):
+            raise error
+        message, code = _explain(error)
+        say(f"error: {message}")
+        return code
 
 
 class ManyValues(click.Command):
@@ -158,7 +193,7 @@ def _explain(error: Exception) -> tuple[str, int]:
 
 
 def _one_line(error: object) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(visible(error).split()) or type(error).__name__
 
 
 @contextmanager
@@ -183,28 +218,29 @@ def _bar(label: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(f"{unit}  {{task.fields[rate]}}"),
+        TextColumn(f"{unit}  {{task.fields[rate]}}", markup=False),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), speed_estimate_period=60) as bar:
-        task = bar.add_task(label, total=total, note="", rate="")
+        task = bar.add_task(visible_line(label), total=total, note="", rate="")
         started = time.monotonic()
         done = 0
 
         def advance(count: int = 1, note: str = "") -> None:
             nonlocal done
             done += count
-            fields: dict[str, Any] = {"rate": _rate(done, started)} | ({"note": note} if note else {})
+            fields: dict[str, Any] = {"rate": _rate(done, started)} | ({"note": visible_line(note)} if note else {})
             bar.update(task, advance=count, **fields)
 
         yield advance
 
 
 def _lines(label: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
+    label = visible_line(label)
     started = last = time.monotonic()
     done = 0
     last_note = ""
@@ -212,7 +248,7 @@ def _lines(label: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
     def advance(count: int = 1, note: str = "") -> None:
         nonlocal done, last, last_note
         done += count
-        last_note = note or last_note
+        last_note = visible_line(note) or last_note
         now = time.monotonic()
         if now - last >= PLAIN_PROGRESS_SECONDS and done < total:
             last = now
@@ -234,12 +270,13 @@ def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     """Print a table to standard output; the first column is left-aligned, the others right."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table()
+    table = Table()  # of Text, in which nothing is markup
     for k, name in enumerate(header):
-        table.add_column(name, justify="left" if k == 0 else "right", overflow="fold")
+        table.add_column(Text(visible_line(name)), justify="left" if k == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(visible_line(cell)) for cell in row))
     width = None if sys.stdout.isatty() else 120
-    click.echo(title)
+    print_result(title)
     Console(width=width).print(table)

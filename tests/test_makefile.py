@@ -1,6 +1,7 @@
 """The Makefile's steps, without running them."""
 
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -8,8 +9,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def make(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(["make", "-C", ROOT, *arguments], capture_output=True, text=True)
+def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """`make` with further variables in its environment; not with those of a `make` that runs these tests."""
+    ours = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS")}
+    return subprocess.run(["make", "-C", ROOT, *arguments], capture_output=True, text=True, env={**ours, **environment})
 
 
 def test_make_alone_lists_the_targets():
@@ -62,3 +65,29 @@ def test_the_real_pipeline_takes_the_full_size_encoders_and_published_settings(t
 def test_the_real_pipeline_asks_for_the_annotations():
     done = make("-n", "all", "DATA=/d")
     assert done.returncode != 0 and "ANNOTATIONS is missing" in done.stderr
+
+
+NAMES = (
+    "DATA", "OUT", "WEIGHTS", "JOBS", "ANNOTATIONS", "PYTHON", "VENV", "BIN", "READY", "LOWEST", "CONFIGS", "HEADS",
+    "VIDEOS", "BACKBONES", "ENCODERS", "DEMO", "FEATS", "RUNS", "SCORES", "AVERAGE", "REPORT", "RESULTS",
+)  # fmt: skip
+
+
+def test_a_shell_that_happens_to_have_such_variables_changes_nothing():
+    real = ("DATA=/d", "ANNOTATIONS=/a")
+    for target, given in (("all", ()), ("results", ()), ("all", real), ("results", real), ("bench", ()), ("test", ())):
+        plan = make("-n", target, *given).stdout
+        assert plan == make("-n", target, *given, **dict.fromkeys(NAMES, "/elsewhere")).stdout, target
+        assert "/elsewhere" not in plan and plan
+
+
+def test_the_command_line_counts():
+    plan = make("-n", "results", "DATA=/d", "ANNOTATIONS=/a", "OUT=/o", "JOBS=7", DATA="/e", JOBS="9").stdout
+    assert "--videos /d --annotations /a -o /o/feats.h5" in plan and "--jobs 7" in plan
+    assert "--out out/demo/encoders/mae" in make("-n", "-B", "all").stdout
+    assert "-o out/data/feats.h5" in make("-n", "-B", "all", *("DATA=/d", "ANNOTATIONS=/a")).stdout
+
+
+def test_every_variable_of_the_makefile_is_set_in_it():
+    names = set(re.findall(r"\$\((\w+)\)", (ROOT / "Makefile").read_text()))
+    assert names <= {*NAMES, "MAKE"}, "add it to NAMES, and set it with := so that the environment does not count"

@@ -15,6 +15,7 @@ from abaw_feats.learning.pretrain import PretrainConfig
 from abaw_seq import config as configs
 from abaw_seq.config.page import meanings, page
 from abaw_seq.experiments.recipe import Recipe, load_recipe
+from abaw_seq.experiments.search_config import SearchConfig
 from abaw_seq.learn.settings import TrainConfig
 from abaw_seq.results.postprocess import Postprocess
 from abaw_seq.results.weights import Ensemble
@@ -24,7 +25,9 @@ ROOT = Path(__file__).parents[1]
 EXPECTED = json.loads((Path(__file__).parent / "shipped_settings.json").read_text())
 PROGRAMS = {
     "abaw-seq train --config": (TrainConfig, TrainConfig()),
+    "abaw-seq distill --config": (TrainConfig, TrainConfig()),
     "abaw-seq ensemble --config": (Recipe, Recipe(members=("none",))),
+    "abaw-seq search --config": (SearchConfig, SearchConfig("none", {"epochs": {"int": [1, 2]}})),
     "abaw-feats pretrain --config": (PretrainConfig, PretrainConfig()),
     "abaw-feats finetune --config": (FinetuneConfig, FinetuneConfig()),
 }
@@ -99,7 +102,7 @@ def test_the_abaw4_configs_hold_the_published_settings():
 
 
 @pytest.mark.parametrize(
-    "root", [TrainConfig, Recipe, Ensemble, Postprocess, PretrainConfig, FinetuneConfig, BackboneSpec]
+    "root", [TrainConfig, Recipe, SearchConfig, Ensemble, Postprocess, PretrainConfig, FinetuneConfig, BackboneSpec]
 )
 def test_no_setting_is_without_a_meaning(root):
     for cls in dataclasses_below(root):

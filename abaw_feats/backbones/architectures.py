@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 
 from abaw_feats.backbones import densenet, iresnet, mae, timm_models
 from abaw_feats.backbones.checkpoint import State
 from abaw_feats.backbones.spec import BackboneSpec
+from abaw_seq.config.fields import checked
+from abaw_seq.config.ranges import Heads, Layers, Range, Width
 from abaw_seq.errors import UserError
 
 
@@ -30,8 +32,8 @@ class Architecture:
     """spec -> module with random weights and an attribute `dim`"""
     poolings: tuple[str, ...]
     """The values that `pooling` may have; the first is the usual one."""
-    options: tuple[str, ...] | None
-    """The names that `options` may have; None where any are passed on."""
+    options: Mapping[str, Any] | None
+    """The names that `options` may have, and their types with their ranges; None where any are passed on."""
     adapt: Callable[[BackboneSpec, State, list[str]], tuple[BackboneSpec, State]] = lambda spec, state, beside: (
         spec,
         state,
@@ -48,19 +50,25 @@ ARCHITECTURES = {
     "vit": Architecture(
         build=lambda spec: mae.build_vit(size=spec.preprocessing.size, pooling=spec.pooling, **spec.options),
         poolings=(*mae.POOLINGS, mae.AUTO),
-        options=("patch", "width", "depth", "heads", "mlp_ratio"),
+        options={
+            "patch": Width,
+            "width": Width,
+            "depth": Layers,
+            "heads": Heads,
+            "mlp_ratio": Annotated[float, Range("(0, 64]")],
+        },
         adapt=mae.adapt_checkpoint,
         may_be_left=mae.MAY_BE_LEFT,
     ),
     "iresnet": Architecture(
         build=lambda spec: iresnet.IResNet(size=spec.preprocessing.size, **spec.options),
         poolings=("fc",),
-        options=("blocks", "channels", "dim"),
+        options={"blocks": tuple[Layers, ...], "channels": tuple[Width, ...], "dim": Width},
     ),
     "densenet": Architecture(
         build=lambda spec: densenet.DenseNet(pooling=spec.pooling, **spec.options),
         poolings=tuple(densenet.POOLINGS),
-        options=("blocks", "growth", "classes"),
+        options={"blocks": tuple[Layers, ...], "growth": Width, "classes": Annotated[int, Range("[0, 65536]")]},
         adapt=lambda spec, state, beside: (spec, densenet.rename_old_keys(state)),
         may_be_left=densenet.MAY_BE_LEFT,
     ),
@@ -86,11 +94,13 @@ def architecture_of(spec: BackboneSpec) -> Architecture:
             f"there are {', '.join(entry.poolings)}"
         )
     known = spec.options if entry.options is None else entry.options
-    for key in spec.options:
+    for key, value in spec.options.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
             raise UserError(f"backbone {spec.name!r}: unknown option {key!r} of {spec.arch}; {hint}")
+        hint = timm_models.option_type(key, value) if entry.options is None else entry.options[key]
+        checked(hint, value, f"backbone {spec.name!r}", f"options.{key}")
     channels = 1 if spec.arch == "densenet" else 3
     if spec.preprocessing.channels != channels:
         colour = "grey" if channels == 1 else "rgb"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -67,7 +66,7 @@ def _cost(spec: BackboneSpec) -> tuple[int, int, float]:
 
 
 def _where(spec: BackboneSpec) -> str:
-    if spec.weights and not Path(spec.weights).exists():
+    if spec.weights and not files.named_file(spec.weights).path.exists():
         return f"missing: {spec.weights}"
     if file := files.find_local(spec):
         return str(file.path)

@@ -11,10 +11,11 @@ from torch import nn
 
 from abaw_feats.backbones import weights as files
 from abaw_feats.backbones.architectures import FeatureNetwork, architecture_of
-from abaw_feats.backbones.checkpoint import fit, read_checkpoint, strip_prefix
+from abaw_feats.backbones.checkpoint import State, described, fit, pick, read_sets, strip_prefix
 from abaw_feats.backbones.registry import SPEC_FILE
 from abaw_feats.backbones.spec import BackboneSpec
 from abaw_seq.config import dump
+from abaw_seq.engine.memory import check_fits
 from abaw_seq.errors import UserError
 from abaw_seq.files import whole_file, write_text
 
@@ -33,9 +34,10 @@ class LoadedBackbone:
     dim: int
     """Values per frame."""
     weights: str
-    """File name, "<hub repository>/<file>", or "random:<seed>"."""
+    """File name, that with ":<set>" where one of several sets was chosen, "<hub repository>/<file>", or
+    "random:<seed>"."""
     weights_sha256: str
-    """SHA-256 of the file's bytes, or of the parameters' bytes where they are random."""
+    """SHA-256 of the file's bytes, or of the parameters' bytes where they are random or one of several sets."""
 
 
 def build(spec: BackboneSpec) -> FeatureNetwork:
@@ -44,17 +46,20 @@ def build(spec: BackboneSpec) -> FeatureNetwork:
     Its forward takes normalised floats (batch, channels, size, size) and gives (batch, dim); `dim` is an
     attribute of it. Raises UserError for sizes from which no network can be built.
     """
+    entry = architecture_of(spec)
     try:
-        return architecture_of(spec).build(spec)
-    except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
-        raise UserError(f"backbone {spec.name!r}: cannot build this {spec.arch}: {error}") from None
+        check_fits(lambda: entry.build(spec), f"this {spec.arch}")
+    except UserError as error:
+        raise UserError(f"backbone {spec.name!r}: {error}") from None
+    return entry.build(spec)
 
 
 def load(spec: BackboneSpec, weights: str | Path | None = None) -> LoadedBackbone:
     """The frozen network of a spec with its weights; the same file or seed always gives the same network.
 
-    weights: a file, a folder written by `save`, "random" or "random:<seed>". None looks for the spec's own file,
-    then in the weights folder, then on the hub if the spec names one.
+    weights: a file, FILE:SET for one of several sets of weights in it, a folder written by `save`, "random" or
+    "random:<seed>". None looks for the spec's own file, then in the weights folder, then on the hub if the spec
+    names one.
     Raises UserError where there are no weights, or where the file is damaged or does not fit the network; it then
     names the parameters.
     """
@@ -62,13 +67,13 @@ def load(spec: BackboneSpec, weights: str | Path | None = None) -> LoadedBackbon
     if text == RANDOM or text.startswith(f"{RANDOM}:"):
         return _load_random(spec, text.removeprefix(RANDOM).removeprefix(":"))
     if text:
-        path = Path(text).expanduser()
-        path = path / WEIGHTS_FILE if path.is_dir() else path
-        label = path.name
+        folder = Path(text).expanduser()
+        file = files.named_file(str(folder / WEIGHTS_FILE) if folder.is_dir() else text)
     else:
-        path, label = files.locate(spec)
-    spec, module = _load_file(spec, path)
-    return LoadedBackbone(spec, _frozen(module), module.dim, label, files.sha256_of_file(path))
+        file = files.locate(spec)
+    spec, module, state = _load_file(spec, file)
+    digest = files.sha256_of_state(state) if file.chosen else files.sha256_of_file(file.path)
+    return LoadedBackbone(spec, _frozen(module), module.dim, file.label, digest)
 
 
 def _load_random(spec: BackboneSpec, seed: str) -> LoadedBackbone:
@@ -82,20 +87,23 @@ def _load_random(spec: BackboneSpec, seed: str) -> LoadedBackbone:
     return LoadedBackbone(spec, module, module.dim, f"{RANDOM}:{number}", digest)
 
 
-def _load_file(spec: BackboneSpec, path: Path) -> tuple[BackboneSpec, FeatureNetwork]:
+def _load_file(spec: BackboneSpec, file: files.WeightFile) -> tuple[BackboneSpec, FeatureNetwork, State]:
+    """(spec with the pooling of the checkpoint, network, the weights as the file has them)"""
     entry = architecture_of(spec)
     with torch.device("meta"):
         names = build(spec).state_dict()
-    state = read_checkpoint(path)
+    sets = read_sets(file.path)
+    stored = pick(sets, file.path, file.chosen)
     try:
-        state, beside = strip_prefix(state, names)
+        state, beside = strip_prefix(stored, names)
         spec, state = entry.adapt(spec, state, beside)
+        with torch.random.fork_rng(devices=[]), torch.device("meta" if entry.only_stored_state else "cpu"):
+            module = build(spec)
+        fit(module, state, may_be_left=entry.may_be_left, what=f"weights for backbone {spec.name!r}")
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    with torch.random.fork_rng(devices=[]), torch.device("meta" if entry.only_stored_state else "cpu"):
-        module = build(spec)
-    fit(module, state, may_be_left=entry.may_be_left, what=f"{path}: weights for backbone {spec.name!r}")
-    return spec, module
+        others = f"; the file holds {described(sets)}" if len(sets) > 1 else ""
+        raise UserError(f"{file.path}: {error}{others}") from None
+    return spec, module, stored
 
 
 def _frozen(module: FeatureNetwork) -> FeatureNetwork:

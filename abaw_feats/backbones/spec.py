@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from abaw_seq.config import from_dict, merged, to_dict
+from abaw_seq.config.ranges import Checked, Positive, Range
 from abaw_seq.errors import UserError
 
 COLOURS = {"rgb": 3, "grey": 1}
@@ -14,31 +15,29 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]*")
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class Preprocessing(Checked):
     """How a frame becomes the square input of a backbone: normalised = (x / scale - mean) / std."""
 
-    size: int
-    """Side of the square in pixels, 1 to 4096. The whole frame is resized to it; nothing is cropped."""
+    size: Annotated[int, Range("[1, 4096]")]
+    """Side of the square in pixels. The whole frame is resized to it; nothing is cropped."""
     colour: Literal["rgb", "grey"]
     """`rgb`: resized as Pillow does, with antialiasing. `grey`: converted to grey and then resized as OpenCV does,
     with its luma formula, bilinear without antialiasing."""
     resize: Literal["bicubic", "bilinear"]
     """Interpolation; grey frames are always resized bilinear."""
-    scale: float
+    scale: Positive
     """Divisor of the pixel values: 255.0 brings them to 0..1 before mean and std, 1.0 keeps 0..255."""
-    mean: tuple[float, ...]
+    mean: tuple[Annotated[float, Range("(-inf, inf)")], ...]
     """Mean of each channel, after the division by `scale`."""
-    std: tuple[float, ...]
-    """Standard deviation of each channel, above 0, after the division by `scale`."""
+    std: tuple[Positive, ...]
+    """Standard deviation of each channel, after the division by `scale`."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check(self.colour == "rgb" or self.resize == "bilinear", "resize must be bilinear for grey frames")
-        _check(1 <= self.size <= 4096, f"size must be 1 to 4096 pixels, not {self.size}")
-        _check(self.scale > 0, f"scale must be above 0, such as 255.0 or 1.0, not {self.scale}")
         for name, values in (("mean", self.mean), ("std", self.std)):
             channels = f"{self.channels} value(s) for {self.colour}"
             _check(len(values) == self.channels, f"{name} needs {channels}, not {len(values)}")
-        _check(all(value > 0 for value in self.std), "std must be above 0")
 
     @property
     def channels(self) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
+from typing import Annotated, Any
 
 import timm
 import torch
@@ -12,10 +14,14 @@ from torch import nn
 from abaw_feats.backbones.checkpoint import State
 from abaw_feats.backbones.spec import BackboneSpec, Preprocessing
 from abaw_seq.config import from_dict
+from abaw_seq.config.ranges import Range
 from abaw_seq.errors import UserError
 
 PREFIX = "timm:"
 POOLINGS = ("model", "token", "avg", "max")
+_COUNTS_LAYERS = re.compile("depth|layer|block|stage")
+_LAYERS = Annotated[float, Range("[0, 256]")]
+_OTHER = Annotated[float, Range("[-65536, 65536]")]
 MAY_BE_LEFT = (r"(head|head_drop|fc|classifier|last_linear|head_dist)(\..*)?", r"mask_token", r"decoder_.*")
 
 
@@ -54,12 +60,23 @@ def _config(model: str) -> timm.models.PretrainedCfg:
         raise UserError(f"timm model {model!r}: {error}") from None
 
 
+def option_type(key: str, value: Any) -> Any:
+    """The type of one of timm's options, with bounds that keep timm from building for ever."""
+    if isinstance(value, (list, tuple)):
+        return tuple[option_type(key, value[0]), ...] if value else Any  # type: ignore[misc]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str if key == "model" else Any
+    return _LAYERS if _COUNTS_LAYERS.search(key) else _OTHER
+
+
 def build_timm(spec: BackboneSpec) -> nn.Module:
     """The timm model without its classifier: (batch, 3, size, size) -> (batch, dim).
 
     `spec.options["model"]` is its name; other options are passed on to timm's `create_model`.
     """
     options = dict(spec.options)
+    if "model" not in options:
+        raise UserError(f"backbone {spec.name!r}: options.model missing; name the timm model")
     model, size = options.pop("model"), spec.preprocessing.size
     config = _config(model)
     if config.fixed_input_size and size != config.input_size[1]:

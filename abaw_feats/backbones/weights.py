@@ -34,7 +34,22 @@ class WeightFile(NamedTuple):
 
     path: Path
     label: str
-    """Its name in feature files: the file's own, or "<hub repository>/<file>"."""
+    """Its name in feature files: the file's own, that and ":<set>", or "<hub repository>/<file>"."""
+
+    @property
+    def chosen(self) -> str | None:
+        """Which of the sets of weights in the file is meant, where that was said."""
+        own = f"{self.path.name}:"
+        return self.label.removeprefix(own) if self.label.startswith(own) else None
+
+
+def named_file(text: str) -> WeightFile:
+    """The weight file that FILE, or FILE:SET, names; a file of the whole name wins, whatever colons are in it."""
+    path = Path(text).expanduser()
+    head, colon, chosen = text.rpartition(":")
+    if colon and chosen and not path.exists() and (file := Path(head).expanduser()).is_file():
+        return WeightFile(file, f"{file.name}:{chosen}")
+    return WeightFile(path, path.name)
 
 
 def find_local(spec: BackboneSpec) -> WeightFile | None:
@@ -43,12 +58,13 @@ def find_local(spec: BackboneSpec) -> WeightFile | None:
     Looks for the spec's own file first, then in the weights folder, then in the cache of the hub's client.
     """
     if spec.weights:
-        path = Path(spec.weights).expanduser()
-        if not path.exists():
+        file = named_file(spec.weights)
+        if not file.path.exists():
             raise UserError(
-                f"{path}: the weights of backbone {spec.name!r} are not there: name a file, weights {spec.name}=FILE"
+                f"{file.path}: the weights of backbone {spec.name!r} are not there: "
+                f"name a file, weights {spec.name}=FILE"
             )
-        return WeightFile(path, path.name)
+        return file
     stems = [spec.name.removeprefix("timm:"), ALIASES.get(spec.name), (spec.hub or "").rpartition("/")[2]]
     for stem in filter(None, stems):
         for suffix in SUFFIXES:

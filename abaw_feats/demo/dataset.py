@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from abaw_feats.demo.video import render_video
 from abaw_seq.data.annotations import write_mtl_annotations
 from abaw_seq.errors import UserError
 from abaw_seq.files import remove_leftovers, whole_folder
+from abaw_seq.signals import deaf_children, end_with_parent
 from abaw_seq.tasks import EXPRESSIONS, SPLITS
 
 FACES = "cropped_aligned"
@@ -116,25 +116,15 @@ def _render_all(
             advance(render_video(*job), note=job[1].plan.name)
         return
     jobs.sort(key=lambda job: -len(job[1].frames))  # long videos first, so that all processes end together
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
-        running = {pool.submit(render_video, *job): job[1].plan.name for job in jobs}
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
+        with deaf_children():
+            running = {pool.submit(render_video, *job): job[1].plan.name for job in jobs}
         try:
             for done in as_completed(running):
                 advance(done.result(), note=running[done])
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _end_with_parent() -> None:
-    """Make this worker end when the process that started it is killed."""
-
-    def wait() -> None:
-        if (parent := parent_process()) is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _write_labels(folder: Path, courses: list[Course], rng: np.random.Generator) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -43,6 +43,8 @@ class Encoder:
     """Threads that compute side by side, each on `rows` frames."""
     threads: ThreadPoolExecutor | None = None
     """These threads, within `one_part_per_core`."""
+    compute: Callable[[Tensor], Tensor] | None = None
+    """The same network compiled or captured, where there is one."""
 
     def encode(self, images: Images, capacity: int, used: int | None = None) -> Encoding:
         """Begin to compute the features of a batch of `capacity` rows, or of at least its first `used` rows.
@@ -68,7 +70,7 @@ class Encoder:
 
     @torch.inference_mode()
     def _part(self, images: Images, first: int, rows: int) -> Tensor:
-        return self.module(self._input(images, first, rows))
+        return (self.compute or self.module)(self._input(images, first, rows))
 
     def _input(self, images: Images, first: int, count: int) -> Tensor:
         """Normalised images (count, channels, size, size) of the rows from `first` on."""

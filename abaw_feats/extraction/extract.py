@@ -19,7 +19,9 @@ import numpy as np
 import torch
 
 from abaw_feats.backbones import LoadedBackbone
+from abaw_feats.extraction.acceleration import accelerate
 from abaw_feats.extraction.batches import Batch, load_batches
+from abaw_feats.extraction.changes import Changes, find_changes
 from abaw_feats.extraction.encoders import (
     DTYPES,
     Download,
@@ -34,10 +36,12 @@ from abaw_feats.extraction.encoders import (
 )
 from abaw_feats.extraction.join import Holdings, join_files, labels_are_in
 from abaw_feats.extraction.shard import balanced_shards
-from abaw_feats.extraction.spool import Spool, SpoolWriter, locked_spool
+from abaw_feats.extraction.spool import Spool, SpoolWriter, locked_spool, told
+from abaw_feats.reading.decoder_processes import supported
 from abaw_feats.reading.frames import VideoSource, list_videos
 from abaw_seq.data.annotations import Annotations, read_annotations
 from abaw_seq.data.feature_file import BackboneInfo, FeatureReader, merge_backbones
+from abaw_seq.data.matching import log_matches
 from abaw_seq.engine.device import find_precision
 from abaw_seq.engine.processes import process_group
 from abaw_seq.errors import AbawError
@@ -49,6 +53,7 @@ log = logging.getLogger(__name__)
 Share = dict[tuple[str, ...], list[VideoSource]]
 
 BATCHES_BEHIND = 3
+IMAGES_FOR_PROCESSES = 5000  # fewer are decoded by threads before the processes have started
 LONGEST_WAIT = timedelta(days=14)  # of the first process that is done for the last one
 VIDEOS_LISTED = 20
 
@@ -69,7 +74,8 @@ def extract(
 ) -> None:
     """Write the features of every frame of `videos`, by one or several `backbones`, to the file `out`.
 
-    Features that `out` and its spool already contain are not computed again.
+    Features that `out` and its spool already contain are not computed again, unless the images or the video file
+    have changed since.
 
     weights: {backbone: file or "random"}; dtype: "float16" or "float32" (default: as in `out`, else float16);
     shard: (I, N) for the I-th of N shares of the videos.
@@ -82,7 +88,7 @@ def extract(
     with process_group(device, longest_wait=LONGEST_WAIT) as group, ExitStack() as stack:
         # Videos, labels, networks.
         spool = group.share(lambda: stack.enter_context(locked_spool(out)))
-        sources = list_videos(each_path(videos))
+        sources = group.share(lambda: list_videos(each_path(videos)))
         if shard is not None:
             sources = balanced_shards(sources, shard[1])[shard[0] - 1]
         labels = read_annotations(*each_path(annotations)) if annotations else None
@@ -100,6 +106,7 @@ def extract(
         encoders = {}
         if share:
             encoders = prepare_encoders(loaded, device=group.device, precision=precision, rows=batch_size)
+            accelerate(encoders, {name: frames_of(share, name) for name in encoders})
         shown = progress("extract", frames, "frames") if share and group.first else nullcontext(lambda *_: None)
         with (
             one_part_per_core(encoders.values()),
@@ -121,12 +128,12 @@ def extract(
                 writing.popleft().result()
 
         # Join, once all processes are done.
-        failures = dict(plan.changed)
+        failures = dict(plan.changes.refused)
         for of_process in group.gather(spooling.failures):
             failures |= of_process
         if group.first:
-            join(spool, labels)
-            report(out, sources, failures, strict=strict)
+            join(spool, labels, plan.changes)
+            report(out, sources, failures, labels, strict=strict)
 
 
 @dataclass(frozen=True)
@@ -137,8 +144,8 @@ class Plan:
     """The backbones, as the feature file describes them."""
     shares: list[Share]
     """Of each process: {backbones to compute: videos that lack exactly these}."""
-    changed: dict[str, str]
-    """{video whose folder has changed since its extraction: how}."""
+    changes: Changes
+    """Which videos have changed since their extraction."""
 
 
 def make_plan(
@@ -166,23 +173,44 @@ def make_plan(
     }
     merge_backbones({**stored.by_file, "this command": infos})
 
-    changed, todo = {}, []
+    changes = find_changes(sources, stored, infos)
+    stored = without_outdated(spool, stored, changes)
+    lacking: dict[str, tuple[str, ...]] = {}
     for video in sources:
-        if stored.rows.get(video.name, video.frame_count) != video.frame_count and not video.is_file:
-            changed[video.name] = (
-                f"{video.path} has {video.frame_count} frames now but had {stored.rows[video.name]} when it was "
-                "extracted; extract it into a new file"
-            )
-        elif not stored.held(video.name).issuperset(infos):
-            todo.append(video)
+        held = stored.held(video.name)
+        if video.name in changes.changed and spool.out in stored.videos.get(video.name, ()):
+            held = set()
+        if video.name not in changes.refused and not held.issuperset(infos):
+            lacking[video.name] = tuple(name for name in infos if name not in held)
     shares = []
-    for videos in balanced_shards(todo, processes):
+    for videos in balanced_shards([video for video in sources if video.name in lacking], processes):
         share: Share = {}
         for video in videos:
-            missing = tuple(name for name in infos if name not in stored.held(video.name))
-            share.setdefault(missing, []).append(video)
+            share.setdefault(lacking[video.name], []).append(video)
         shares.append(share)
-    return Plan(infos, shares, changed)
+    return Plan(infos, shares, changes)
+
+
+def without_outdated(spool: Spool, stored: Holdings, changes: Changes) -> Holdings:
+    """What is stored, once the outdated videos in the spool are deleted; those in the output stay until they are
+    replaced.
+    """
+    if not changes.changed:
+        return stored
+    for path in {path for paths in changes.changed.values() for path in paths if path != spool.out}:
+        path.unlink()
+    names = list(changes.changed)
+    more = ", ..." if len(names) > VIDEOS_LISTED else ""
+    log.warning(
+        f"{len(names)} videos have changed since they were extracted, and are extracted again: "
+        f"{', '.join(names[:VIDEOS_LISTED])}{more}"
+    )
+    return Holdings(finished_files(spool), changes.changed)
+
+
+def frames_of(share: Share, backbone: str) -> int:
+    """How many frames a backbone has to compute."""
+    return sum(video.frame_count for names, videos in share.items() if backbone in names for video in videos)
 
 
 def settled_precision(precision: str, files: Sequence[Path], loaded: Iterable[str], device: torch.device) -> str:
@@ -219,9 +247,11 @@ def encode_videos(
 
     for names, videos in share.items():
         rows = batch_rows([encoders[name] for name in names])
-        for batch in load_batches(videos, batch_size=rows, workers=workers, pin_memory=on_gpu):
-            images = upload(batch, device, uploads)
-            encodings = {name: encoders[name].encode(images, batch.capacity, batch.rows) for name in names}
+        images = sum(video.frame_count for video in videos if not video.is_file)
+        apart = on_gpu and images >= IMAGES_FOR_PROCESSES and supported()
+        for batch in load_batches(videos, batch_size=rows, workers=workers, processes=apart, pin_memory=on_gpu):
+            pixels = upload(batch, device, uploads)
+            encodings = {name: encoders[name].encode(pixels, batch.capacity, batch.rows) for name in names}
             computing.append((batch, encodings))
             if on_gpu or len(computing) > 1:  # a GPU has its own queue
                 yield finish()
@@ -230,45 +260,69 @@ def encode_videos(
 
 
 def decoding_threads(device: torch.device) -> int:
-    """Number of threads: one per core for a GPU; fewer for the CPU, whose cores the encoders need."""
+    """Number of threads or processes: one per core for a GPU; fewer for the CPU, whose cores the encoders need."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, cores // here if device.type == "cuda" else cores // (2 * here))
 
 
-def join(spool: Spool, labels: Annotations | None) -> None:
+def join(spool: Spool, labels: Annotations | None, changes: Changes) -> None:
     """Write the finished videos and the labels into the output, unless it has them all."""
     files = finished_files(spool)
-    if not files or (files == [spool.out] and (labels is None or labels_are_in(spool.out, labels))):
+    same = files == [spool.out] and not changes.stamps
+    if not files or (same and (labels is None or labels_are_in(spool.out, labels))):
         return
-    join_files(files, spool.out, annotations=labels)
+    join_files(files, spool.out, annotations=labels, outdated=changes.changed, stamps=changes.stamps)
     spool.remove()
 
 
-def report(out: Path, sources: Sequence[VideoSource], failures: dict[str, str], *, strict: bool) -> None:
-    """Say what the output contains and what could not be read; raises AbawError for videos that are missing
-    and, if `strict`, for unreadable frames.
+def report(
+    out: Path,
+    sources: Sequence[VideoSource],
+    failures: dict[str, str],
+    labels: Annotations | None = None,
+    *,
+    strict: bool,
+) -> None:
+    """Say what the output contains, which videos have labels and what could not be read.
+
+    Raises AbawError for videos that are missing or incomplete and, if `strict`, for unreadable frames.
     """
     frames = videos = 0
     unreadable: dict[str, np.ndarray] = {}
+    reasons: dict[str, str] = {}
+    incomplete: dict[str, str] = {}
     if out.exists():
         with FeatureReader(out) as reader:
             for video in (source.name for source in sources if source.name in reader.videos):
                 valid = reader.valid(video)
                 videos, frames = videos + 1, frames + len(valid)
+                record = reader.record(video)
                 if not valid.all():
                     unreadable[video] = reader.frames(video)[~valid]
+                    reasons[video] = f"; {told(record.unreadable)}" if record.unreadable else ""
+                if record.incomplete:
+                    incomplete[video] = record.incomplete
             names = ", ".join(f"{name} ({info.dim})" for name, info in reader.backbones.items())
+            numbers_of = {video: reader.frames(video) for video in reader.videos} if labels is not None else {}
         log.info(f"{out}: {videos} videos, {frames} frames, features of {names}")
+        if labels is not None:
+            log_matches(numbers_of, labels)
     for video, numbers in list(unreadable.items())[:VIDEOS_LISTED]:
-        log.warning(f"  {video}: {len(numbers)} unreadable (valid = false): frames {ranges(numbers)}")
+        log.warning(f"  {video}: {len(numbers)} unreadable (valid = false): frames {ranges(numbers)}{reasons[video]}")
     if len(unreadable) > VIDEOS_LISTED:
         log.warning(f"  and {len(unreadable) - VIDEOS_LISTED} more videos with unreadable frames")
+    for video, reason in incomplete.items():
+        log.warning(f"  {video}: {reason}; what could be read is kept")
     for video, reason in failures.items():
         log.warning(f"  {video}: left out, {reason}")
-    if failures:
-        names = ", ".join(list(failures)[:VIDEOS_LISTED])
-        raise AbawError(f"{len(failures)} of {len(sources)} videos could not be extracted: {names}")
+    faults = [
+        f"{len(names)} of {len(sources)} videos {what}: {', '.join(list(names)[:VIDEOS_LISTED])}"
+        for names, what in ((failures, "could not be extracted"), (incomplete, "break off before their end"))
+        if names
+    ]
+    if faults:
+        raise AbawError("; ".join(faults))
     if strict and unreadable:
         count = sum(len(numbers) for numbers in unreadable.values())
         raise AbawError(f"strict: {count} frames of {len(unreadable)} videos could not be read")

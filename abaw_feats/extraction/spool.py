@@ -6,32 +6,32 @@ lock. A file under a part's name is whole and on disk; what a killed process lef
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
 import re
 import shutil
-import socket
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from abaw_feats.reading.frames import VideoSource
+from abaw_feats.reading.state import FileState, stamp_and_content
 from abaw_seq.data.feature_file import CHUNK_ROWS, BackboneInfo, VideoFeatures, atomic_feature_file
-from abaw_seq.errors import AbawError, UserError
-from abaw_seq.files import check_output, remove_leftovers
+from abaw_seq.data.source_record import SourceRecord
+from abaw_seq.errors import AbawError
+from abaw_seq.files import check_output, remove_leftovers, reserve
+from abaw_seq.locks import held_lock
 
 if TYPE_CHECKING:  # merging needs no image decoder
     from abaw_feats.extraction.batches import Batch, Piece
 
 COPY_ROWS = 4096
 OVERHEAD_BYTES = 64 * 1024
-LOCK_ATTEMPTS = 1000
+KINDS_STORED, LONGEST_REASON = 20, 200  # of the reasons why frames could not be read
 
 
 class Spool:
@@ -75,21 +75,27 @@ class Part:
         self.video = video
         self._path = path
         self._backbones = backbones
+        self._reasons: list[str] = []
+        self._states: list[FileState] = []
+        self._incomplete = ""
         self._frames: list[np.ndarray] = []
         self._valid: list[np.ndarray] = []
         self._rows = {name: tempfile.TemporaryFile(dir=path.parent) for name in backbones}
 
-    def append(self, frames: np.ndarray, valid: np.ndarray, features: dict[str, np.ndarray]) -> None:
-        """Add n rows: frames int32 (n,), valid bool (n,), features {backbone: (n, dim)} of the dtype that is stored."""
-        self._frames.append(frames)
-        self._valid.append(valid)
+    def append(self, piece: Piece, features: dict[str, np.ndarray]) -> None:
+        """Add the n rows of a piece, with features {backbone: (n, dim)} of the dtype that is stored."""
+        self._states += piece.states
+        self._incomplete = piece.incomplete
+        self._reasons += piece.unreadable.values()
+        self._frames.append(np.array(piece.frames, np.int32))
+        self._valid.append(piece.valid)
         for name, rows in features.items():
             self._rows[name].write(np.ascontiguousarray(rows).data)
 
     def finish(self) -> None:
         """Put the video on disk as a complete feature file."""
         valid = np.concatenate(self._valid)
-        reserve(self._path.parent, self._size(len(valid)))
+        reserve(self._path, self._size(len(valid)))
         described = VideoFeatures(
             name=self.video.name,
             frames=np.concatenate(self._frames),
@@ -97,6 +103,7 @@ class Part:
             source=str(self.video.path),
             fps=self.video.fps,
             frame_count=len(valid) if self.video.is_file else None,
+            record=self._record(),
         )
         with atomic_feature_file(self._path) as writer:
             group = writer.begin_video(described)
@@ -110,6 +117,11 @@ class Part:
                     target[start : start + COPY_ROWS] = rows.reshape(-1, info.dim)
         self.close()
 
+    def _record(self) -> SourceRecord:
+        numbers: Sequence[int] | np.ndarray = [] if self.video.is_file else np.concatenate(self._frames)
+        stamp, content = stamp_and_content(numbers, self._states) if self._states else ("", "")
+        return SourceRecord(stamp, content, self._incomplete, _count_by_kind(self._reasons))
+
     @property
     def count(self) -> int:
         """Rows so far."""
@@ -118,6 +130,11 @@ class Part:
     def readable(self) -> bool:
         """True if any frame of the video could be read."""
         return any(valid.any() for valid in self._valid)
+
+    def nothing_read(self) -> str:
+        """Why there is not one readable frame."""
+        reasons = told(_count_by_kind(self._reasons))
+        return f"none of its frames can be read: {reasons}" if self.count else "it has no frames"
 
     def close(self) -> None:
         """Delete the rows that wait, whether the video is finished or given up."""
@@ -130,6 +147,26 @@ class Part:
         whole = -(-rows // CHUNK_ROWS) * CHUNK_ROWS
         row_bytes = sum(info.dim * np.dtype(info.dtype).itemsize for info in self._backbones.values())
         return whole * (row_bytes + 5) + OVERHEAD_BYTES
+
+
+def told(reasons: dict[str, int], most: int = 3) -> str:
+    """{why frames could not be read: how many} as text, the most frequent first.
+
+    >>> told({"not an image": 1, "no such file": 12})
+    'no such file (12 frames), not an image (1 frame)'
+    """
+    counted = sorted(reasons.items(), key=lambda item: -item[1])
+    texts = [f"{reason} ({count} frame{'s' * (count != 1)})" for reason, count in counted[:most]]
+    return ", ".join(texts + ["..."] * (len(counted) > most))
+
+
+def _count_by_kind(reasons: list[str]) -> dict[str, int]:
+    """{the first reason of each kind: how many of the kind}; reasons that differ in numbers alone are of one kind."""
+    kinds = [re.sub(r"\d+", "0", reason) for reason in reasons]
+    first: dict[str, str] = {}
+    for kind, reason in zip(kinds, reasons, strict=True):
+        first.setdefault(kind, reason[:LONGEST_REASON])
+    return {first[kind]: count for kind, count in Counter(kinds).most_common(KINDS_STORED)}
 
 
 class SpoolWriter:
@@ -179,11 +216,11 @@ class SpoolWriter:
         if name not in self.failures:
             for values in features.values():
                 values[~piece.valid] = 0
-            self._part.append(np.array(piece.frames, np.int32), piece.valid, features)
+            self._part.append(piece, features)
         if not piece.ends:
             return
         if name not in self.failures and not self._part.readable():
-            self.failures[name] = "none of its frames can be read" if self._part.count else "it has no frames"
+            self.failures[name] = self._part.nothing_read()
         if name not in self.failures:
             self._part.finish()
             self.finished += 1
@@ -210,27 +247,13 @@ def locked_spool(out: str | Path) -> Iterator[Spool]:
     """
     spool = Spool(out)
     check_output(spool.out)
-    lock = _lock(spool)
-    try:
-        spool.sweep()
-        yield spool
-    finally:
-        if spool.folder.exists() and not spool.parts():
-            spool.remove()
-        lock.release()
-
-
-def reserve(folder: Path, size: int) -> None:
-    """Raise OSError if `folder` has no room for `size` bytes.
-
-    HDF5 does not survive a disk that fills up while it writes, so the room is asked for beforehand: by
-    allocating it, because the free space that `shutil` or `psutil` report ignores quotas and limits.
-    """
-    with tempfile.TemporaryFile(dir=folder) as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        elif shutil.disk_usage(folder).free < size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with held_lock(spool.folder / "lock", output=spool.out):
+        try:
+            spool.sweep()
+            yield spool
+        finally:
+            if spool.folder.exists() and not spool.parts():
+                spool.remove()
 
 
 def disk_error(out: Path, error: OSError) -> AbawError:
@@ -239,27 +262,3 @@ def disk_error(out: Path, error: OSError) -> AbawError:
         f"{out}: could not be written ({error.strerror or error}); once there is room, "
         "run the same command again: finished videos are kept"
     )
-
-
-def _lock(spool: Spool) -> FileLock:
-    """Hold the spool's lock file, in which the holder is named; the system releases it by whatever death."""
-    path = spool.folder / "lock"
-    lock = FileLock(path, blocking=False, fallback_to_soft=False, thread_local=False)
-    problem = "another process is deleting it"
-    for _ in range(LOCK_ATTEMPTS):
-        try:
-            spool.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-            path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
-            return lock
-        except Timeout:
-            with suppress(FileNotFoundError):  # its holder has just deleted it
-                holder = path.read_text(errors="replace") or "another process"
-                raise UserError(
-                    f"{spool.out}: {holder} is writing it; wait until it ends or choose another output"
-                ) from None
-        except OSError as error:
-            problem = error.strerror
-            if not isinstance(error, FileNotFoundError | FileExistsError):
-                break  # those two also come while the process before us deletes the folder
-    raise UserError(f"{spool.folder}: {problem}; choose another output")

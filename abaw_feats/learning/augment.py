@@ -9,53 +9,53 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 
 from abaw_feats.backbones import Preprocessing
 from abaw_feats.reading.images import normalise
+from abaw_seq.config.ranges import Checked, NotNegative, Range, Share
 
 LUMA = (0.299, 0.587, 0.114)
 # Frames larger than a network's input are resized to this many times its side, then cropped.
 CROP_MARGIN = 1.25
 
 
+Area = Annotated[float, Range("(0, 1]")]
+
+
 @dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(Checked):
     """How strongly images are changed; with all zeros, and `scale` [1, 1], they stay as they are."""
 
-    flip: float = 0.5
-    """Probability of mirroring an image, 0 to 1."""
-    scale: tuple[float, float] = (0.85, 1.0)
-    """Smallest and largest share of the image's area that the random crop keeps, above 0 and at most 1."""
-    aspect: float = 0.1
-    """The crop's width : height lies between 1 / (1 + aspect) and 1 + aspect; at least 0."""
-    rotation: float = 8.0
-    """Largest rotation, in degrees, at least 0."""
-    brightness: float = 0.3
-    """Largest shift of all pixels, in standard deviations of the normalisation, at least 0."""
-    contrast: float = 0.25
-    """Contrast is multiplied by 1 - contrast to 1 + contrast; 0 to 1."""
-    saturation: float = 0.25
-    """A pixel's distance from its grey value is multiplied by 1 - saturation to 1 + saturation; 0 to 1. Without effect
+    flip: Share = 0.5
+    """Probability of mirroring an image."""
+    scale: tuple[Area, Area] = (0.85, 1.0)
+    """Smallest and largest share of the image's area that the random crop keeps."""
+    aspect: Annotated[float, Range("[0, 1000]")] = 0.1
+    """The crop's width : height lies between 1 / (1 + aspect) and 1 + aspect."""
+    rotation: Annotated[float, Range("[0, 360]")] = 8.0
+    """Largest rotation, in degrees."""
+    brightness: NotNegative = 0.3
+    """Largest shift of all pixels, in standard deviations of the normalisation."""
+    contrast: Share = 0.25
+    """Contrast is multiplied by 1 - contrast to 1 + contrast."""
+    saturation: Share = 0.25
+    """A pixel's distance from its grey value is multiplied by 1 - saturation to 1 + saturation. Without effect
     on grey images."""
-    erasing: float = 0.0
-    """Probability of hiding a rectangle, 0 to 1."""
-    erasing_area: tuple[float, float] = (0.02, 0.15)
-    """Smallest and largest share of the image's area that the rectangle hides, above 0 and at most 1."""
+    erasing: Share = 0.0
+    """Probability of hiding a rectangle."""
+    erasing_area: tuple[Area, Area] = (0.02, 0.15)
+    """Smallest and largest share of the image's area that the rectangle hides."""
 
     def __post_init__(self) -> None:
-        for name in ("flip", "erasing", "contrast", "saturation"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie between 0 and 1")
-        for name in ("aspect", "rotation", "brightness"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative")
+        super().__post_init__()
         for name in ("scale", "erasing_area"):
             low, high = getattr(self, name)
-            if not 0 < low <= high <= 1:
-                raise ValueError(f"{name} must be two rising shares between 0 and 1")
+            if low > high:
+                raise ValueError(f"{name} must be two rising shares")
 
 
 def size_before_crop(size: int, config: AugmentConfig, *, frame_side: int) -> int:
@@ -67,36 +67,48 @@ def size_before_crop(size: int, config: AugmentConfig, *, frame_side: int) -> in
 
 
 def training_views(
-    pixels: torch.Tensor, preprocessing: Preprocessing, config: AugmentConfig, *, generator: torch.Generator
+    pixels: torch.Tensor,
+    preprocessing: Preprocessing,
+    config: AugmentConfig,
+    *,
+    generator: torch.Generator,
+    window: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Resized frames as a network in training sees them: normalised, then changed.
 
     pixels: uint8 (batch, channels, side, side), `side` as in `size_before_crop`; returns float32
-    (batch, channels, size, size).
+    (batch, channels, size, size). window: see `augment`.
     """
-    return augment(normalise(pixels, preprocessing), config, generator=generator, size=preprocessing.size)
+    images = normalise(pixels, preprocessing)
+    return augment(images, config, generator=generator, size=preprocessing.size, window=window)
 
 
 def augment(
-    images: torch.Tensor, config: AugmentConfig, *, generator: torch.Generator, size: int | None = None
+    images: torch.Tensor,
+    config: AugmentConfig,
+    *,
+    generator: torch.Generator,
+    size: int | None = None,
+    window: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Change every image of a batch in its own random way.
+    """Change every image of a batch in its own random way, or all images of a window alike.
 
     images: (batch, channels, height, width), normalised. Returns (batch, channels, size, size); `size` is
     the images' height by default. Random numbers are drawn on the CPU from `generator`, so that a seed
-    gives the same changes on every device.
+    gives the same changes on every device. window: int64 (batch,), rising from 0, the window of each image.
     """
     size = size or images.shape[-2]
-    count = len(images)
-    warp = random_warps(count, config, generator=generator).to(images.device, images.dtype)
+    window = torch.arange(len(images)) if window is None else window
+    count = int(window[-1]) + 1 if len(window) else 0
+    warp = random_warps(count, config, generator=generator)[window].to(images.device, images.dtype)
     if size != images.shape[-2] or not _is_identity(config):
         images = F.grid_sample(
             images, sampling_grid(warp, size), mode="bilinear", padding_mode="border", align_corners=False
         )
     if config.brightness or config.contrast or config.saturation:
-        images = _jitter(images, config, generator)
+        images = _jitter(images, config, generator, count, window)
     if config.erasing:
-        images = _erase(images, config, generator)
+        images = _erase(images, config, generator, count, window)
     return images
 
 
@@ -131,11 +143,13 @@ def sampling_grid(warp: torch.Tensor, size: int) -> torch.Tensor:
     return planes.permute(1, 2, 3, 0)
 
 
-def _jitter(images: torch.Tensor, config: AugmentConfig, generator: torch.Generator) -> torch.Tensor:
-    count, channels = images.shape[:2]
+def _jitter(
+    images: torch.Tensor, config: AugmentConfig, generator: torch.Generator, count: int, window: torch.Tensor
+) -> torch.Tensor:
+    channels = images.shape[1]
 
     def factor(spread: float, middle: float) -> torch.Tensor:
-        drawn = _uniform(count, (middle - spread, middle + spread), generator)
+        drawn = _uniform(count, (middle - spread, middle + spread), generator)[window]
         return drawn.to(images.device, images.dtype).reshape(-1, 1, 1, 1)
 
     contrast, brightness = factor(config.contrast, 1.0), factor(config.brightness, 0.0)
@@ -149,9 +163,11 @@ def _jitter(images: torch.Tensor, config: AugmentConfig, generator: torch.Genera
     return torch.addcmul(offset, images, contrast)
 
 
-def _erase(images: torch.Tensor, config: AugmentConfig, generator: torch.Generator) -> torch.Tensor:
+def _erase(
+    images: torch.Tensor, config: AugmentConfig, generator: torch.Generator, count: int, window: torch.Tensor
+) -> torch.Tensor:
     """Set a rectangle of some of the images to 0, the mean colour."""
-    count, _, height, width = images.shape
+    height, width = images.shape[2:]
     chosen = torch.rand(count, generator=generator) < config.erasing
     area = _uniform(count, config.erasing_area, generator)
     stretch = torch.exp(_uniform(count, (-0.7, 0.7), generator))
@@ -162,7 +178,7 @@ def _erase(images: torch.Tensor, config: AugmentConfig, generator: torch.Generat
     hit_rows = (rows - middle_y[:, None]).abs() <= half_height[:, None]
     hit_columns = (columns - middle_x[:, None]).abs() <= half_width[:, None]
     hit = hit_rows[:, :, None] & hit_columns[:, None, :] & chosen[:, None, None]
-    return images.masked_fill(hit[:, None].to(images.device), 0.0)
+    return images.masked_fill(hit[window][:, None].to(images.device), 0.0)
 
 
 def _uniform(count: int, bounds: tuple[float, float], generator: torch.Generator) -> torch.Tensor:

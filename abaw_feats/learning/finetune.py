@@ -9,6 +9,7 @@ beside it, so that it can also teach another run.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -22,16 +23,24 @@ from torch import Tensor, nn
 
 from abaw_feats.backbones import Preprocessing, save
 from abaw_feats.learning.augment import AugmentConfig, training_views
-from abaw_feats.learning.distillation import teacher_outputs, with_teacher
+from abaw_feats.learning.distillation import teacher_outputs
 from abaw_feats.learning.finetune_config import FinetuneConfig
 from abaw_feats.learning.frame_store import open_frames, read_frames
 from abaw_feats.learning.labelled_frames import LabelledFrames, SourceConfig, gather_frames
 from abaw_feats.learning.sampling import batches
+from abaw_feats.learning.sequence import (
+    SequenceNetwork,
+    Windows,
+    cached_features,
+    validate_windows,
+    window_losses,
+    windows_of,
+)
 from abaw_feats.learning.task_network import (
     TaskHeads,
     TaskNetwork,
     encoder_spec,
-    read_network,
+    read_encoder,
     set_drop_path,
     starting_encoder,
     stored_network,
@@ -39,6 +48,7 @@ from abaw_feats.learning.task_network import (
     validate,
 )
 from abaw_feats.reading.images import measure_normalisation
+from abaw_seq.config import to_dict
 from abaw_seq.engine.best import BestEpoch
 from abaw_seq.engine.device import autocast, autocast_dtype, full_speed
 from abaw_seq.engine.epoch import train_epoch
@@ -48,8 +58,8 @@ from abaw_seq.engine.schedule import epoch_rates, layer_scale, parameter_groups
 from abaw_seq.engine.update import RunningAverage, Update
 from abaw_seq.errors import AbawError, UserError
 from abaw_seq.files import save_tensors
-from abaw_seq.learn.losses import loss_weights, outputs_of, task_losses
-from abaw_seq.run_folder import BEST, open_run, save_epoch, write_provenance, write_scores
+from abaw_seq.learn.losses import loss_weights, outputs_of, task_losses, with_teacher
+from abaw_seq.run_folder import BEST, held_run, open_run, save_epoch, write_provenance, write_scores
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +84,7 @@ def finetune(
     """
     out = Path(out)
     config = _with_sources(config, videos, annotations)
-    with process_group(device) as group:
+    with process_group(device) as group, group.holding(held_run(out)):
         dtype = autocast_dtype(config.precision, group.device)
         spec = encoder_spec(config.backbone)
         state = open_run(out, config, resume=resume, writes=group.first, free=("memory_gb",))
@@ -105,6 +115,14 @@ def finetune(
         pools = frames.pools(config.sources, store.readable, config.balance)
         count = sum(len(pool.rows) for pool in pools)
         batch_size = min(config.batch_size, max(count // group.size, 1))
+        windows, drawn_at_once = None, batch_size
+        if config.sequence is not None:
+            length, step = config.sequence.length, config.sequence.step or config.sequence.length
+            windows = Windows(
+                windows_of(frames.index, torch.cat([pool.rows for pool in pools]).sort()[0], length, step)
+            )
+            pools, drawn_at_once = windows.pools(pools), max(batch_size // length, 1)
+            batch_size = drawn_at_once * length
         effective = batch_size * config.accumulate * group.size
         updates = max((config.epoch_images or count) // effective, 1)
 
@@ -119,7 +137,16 @@ def finetune(
         if config.drop_path:
             set_drop_path(encoder, config.drop_path)
         widths = {task: outputs_of(task, config.loss) for task in config.tasks}
-        network = TaskNetwork(encoder, TaskHeads(encoder.dim, widths, config.head), frozen=config.freeze)
+        cached: Tensor | None = None
+        network: TaskNetwork | SequenceNetwork
+        if config.sequence is None:
+            network = TaskNetwork(encoder, TaskHeads(encoder.dim, widths, config.head), frozen=config.freeze)
+        else:
+            cached, extra = cached_features(config.sequence, frames.index)
+            network = SequenceNetwork(
+                encoder, lambda dim: TaskHeads(dim, widths, config.head), config.sequence, extra=extra,
+                frozen=config.freeze,
+            )  # fmt: skip
         network = suit_device(network, group.device)
         average = RunningAverage(network, config.ema, random_start=False)
         lr = config.base_lr * effective / 256
@@ -128,6 +155,10 @@ def finetune(
         parameters += parameter_groups(
             network.heads, weight_decay=config.weight_decay, scale=lambda name: config.head_lr
         )
+        for part in (network.fusion, network.temporal) if isinstance(network, SequenceNetwork) else ():
+            parameters += parameter_groups(
+                part, weight_decay=config.weight_decay, scale=lambda name: config.temporal_lr
+            )
         optimizer = torch.optim.AdamW(parameters, lr=lr, fused=True)
         objective = _objective(config, frames, store.readable_rows, device=group.device, dtype=dtype)
 
@@ -158,13 +189,21 @@ def finetune(
                 seed = config.seed * 1_000_003 + epoch
                 torch.manual_seed(seed * 1009 + group.rank)
                 drawn = batches(
-                    pools, batch_size=batch_size, steps=updates * config.accumulate, rank=group.rank,
+                    pools, batch_size=drawn_at_once, steps=updates * config.accumulate, rank=group.rank,
                     world=group.size, generator=torch.Generator().manual_seed(seed),
                 )  # fmt: skip
-                losses_of = batch_losses(
-                    trained, objective, spec.preprocessing, config.augment, device=group.device, dtype=dtype,
-                    generator=torch.Generator().manual_seed(seed * 1009 + group.rank + 1),
-                )  # fmt: skip
+                generator = torch.Generator().manual_seed(seed * 1009 + group.rank + 1)
+                changed = spec.preprocessing, config.augment
+                if windows is None:
+                    losses_of = batch_losses(
+                        trained, objective, *changed, device=group.device, dtype=dtype, generator=generator
+                    )
+                else:
+                    drawn = windows.rows(drawn)
+                    losses_of = window_losses(
+                        trained, objective, windows, cached, *changed, device=group.device, dtype=dtype,
+                        generator=generator,
+                    )  # fmt: skip
                 rates = epoch_rates(
                     epoch, lr, epochs=config.epochs, updates=updates, warmup_epochs=config.warmup_epochs
                 )
@@ -180,10 +219,11 @@ def finetune(
                 # Validate; keep what the epoch brought.
                 scores = None
                 if validation is not None:
-                    scores = validate(
+                    scored = functools.partial(
+                        validate if windows is None else functools.partial(validate_windows, cached=cached),
                         average.model, validation, frames.validation, labels=frames.labels,
-                        preprocessing=spec.preprocessing, device=group.device, dtype=dtype,
                     )  # fmt: skip
+                    scores = scored(preprocessing=spec.preprocessing, device=group.device, dtype=dtype)
                 history.append({
                     "epoch": epoch + 1, "steps": updates, "lr": rates[-1], "seconds": seconds,
                     "images_per_second": updates * effective / seconds,
@@ -192,7 +232,8 @@ def finetune(
                 if not group.first:
                     continue
                 if best.improves(epoch + 1, scores):
-                    save_tensors(out / BEST, stored_network(spec, average.model, widths, config.head))
+                    sequence = {} if config.sequence is None else {"sequence": to_dict(config.sequence)}
+                    save_tensors(out / BEST, stored_network(spec, average.model, widths, config.head) | sequence)
                 save_epoch(out, {
                     "epoch": epoch + 1, "frames": frames.index.sha256, "history": history, "best": best.state(),
                     "network": network.state_dict(), "average": average.model.state_dict(), **update.state_dict(),
@@ -277,8 +318,8 @@ def _with_sources(
 
 
 def _publish(out: Path, best: BestEpoch) -> None:
-    """Write the scores of the best epoch, and its network as a backbone."""
-    spec, network = read_network(out)
+    """Write the scores of the best epoch, and its encoder as a backbone."""
+    spec, encoder = read_encoder(out)
     scores = {"edition": "mtl", "split": "val", "untuned": best.scores, "tuned": None, "best_epoch": best.epoch}
     write_scores(out, scores)
-    save(out, spec, network.encoder)
+    save(out, spec, encoder)

@@ -23,10 +23,12 @@ from torch import Tensor
 
 from abaw_feats.backbones import Preprocessing
 from abaw_feats.learning.augment import AugmentConfig, size_before_crop
-from abaw_feats.reading.frames import decode_video
+from abaw_feats.reading.decoding import Unreadable, decode_image
 from abaw_feats.reading.image_index import ImageIndex
-from abaw_feats.reading.images import decode_image, resize
+from abaw_feats.reading.images import resize
+from abaw_feats.reading.video_file import decode_video
 from abaw_seq.errors import UserError
+from abaw_seq.files import reserve
 from abaw_seq.terminal import progress
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,8 @@ class FrameStore:
     they are used. None: images are read for each batch."""
     readable: np.ndarray = field(init=False)
     """bool (len(index),): which rows are in the store and not known to be broken."""
+    reasons: dict[int, str] = field(default_factory=dict)
+    """{row that is known to be broken: why}"""
 
     def __post_init__(self) -> None:
         self.readable = np.zeros(len(self.index), bool)
@@ -115,6 +119,7 @@ class FrameStore:
             return self._shrink(decode_image(path.read_bytes()))
         except (ValueError, OSError) as error:
             self.readable[row] = False
+            self.reasons[row] = str(error)
             if self.pixels is None:
                 log.warning(f"{path}: left out, {error}")
             return None
@@ -131,9 +136,13 @@ class FrameStore:
         missing = {int(self.index.number[row]): int(row) for row in rows}
         path = self.index.sources[source].path
         images, read = [], []
+        reason = "the video file has no such frame"
         try:
             for number, image in enumerate(decode_video(path), start=1):
-                if number in missing:
+                if isinstance(image, Unreadable):
+                    if number in missing:
+                        self.reasons[missing[number]] = image.reason
+                elif number in missing:
                     images.append(self._shrink(image))
                     read.append(missing.pop(number))
                 if len(images) == BATCH:
@@ -141,10 +150,12 @@ class FrameStore:
                     images, read = [], []
                 if not missing:
                     break
-        except ValueError as error:
+        except (ValueError, OSError) as error:
+            reason = str(error)
             log.warning(f"{path}: {error}")
         if images:
             yield images, torch.tensor(read)
+        self.reasons = {row: reason for row in missing.values()} | self.reasons
         self.readable[list(missing.values())] = False
 
     def _shrink(self, image: np.ndarray) -> Tensor:
@@ -224,6 +235,7 @@ def _fill(store: FrameStore, shape: tuple[int, int, int], memory_gb: float) -> b
     else:
         with tempfile.NamedTemporaryFile(prefix="abaw-images-") as file:  # vanishes with the process
             log.info(f"decoded images go to a temporary file in {Path(file.name).parent}")
+            reserve(Path(file.name), size)  # the system ends a process whose mapped file finds no room
             store.pixels = torch.from_numpy(np.memmap(file.name, np.uint8, "w+", shape=(len(store.rows), *shape)))
     with progress("decode", len(store.rows), "images") as advance:
         for images, read in store.read():
@@ -234,18 +246,22 @@ def _fill(store: FrameStore, shape: tuple[int, int, int], memory_gb: float) -> b
                 store.pixels[store.place[read].to(store.pixels.device)] = kept.to(store.pixels.device)
             advance(len(read))
     if broken := len(store.rows) - len(store.readable_rows):
-        example = next(store.index.path(row) for row in store.rows.tolist() if not store.readable[row])
+        row = next(row for row in store.rows.tolist() if not store.readable[row])
+        example = f"{store.index.path(row)}: {store.reasons.get(row, 'unreadable')}"
         log.warning(f"{broken} of {len(store.rows)} images cannot be read and are left out, such as {example}")
     return True
 
 
 def _first_shape(index: ImageIndex, rows: Tensor) -> tuple[int, int]:
     """(height, width) of the first readable image."""
+    reason = ""
     for row in rows.tolist():
         source, path = index.sources[index.source[row]], index.path(row)
         try:
-            image = next(decode_video(path)) if source.is_file else decode_image(path.read_bytes())
-        except (ValueError, OSError, StopIteration):
-            continue
-        return image.shape[:2]
-    raise UserError(f"{index.path(int(rows[0]))}: neither this nor any other image can be read")
+            frames = decode_video(path) if source.is_file else iter([decode_image(path.read_bytes())])
+            return next(frame for frame in frames if not isinstance(frame, Unreadable)).shape[:2]
+        except (ValueError, OSError) as error:
+            reason = reason or str(error)
+        except StopIteration:
+            reason = reason or "all of its frames are damaged"
+    raise UserError(f"{index.path(int(rows[0]))}: neither this nor any other image can be read ({reason})")

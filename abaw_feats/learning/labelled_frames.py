@@ -11,31 +11,30 @@ from torch import Tensor
 
 from abaw_feats.learning.sampling import Pool, balancing_weights
 from abaw_feats.reading.image_index import ImageIndex, index_videos, join_indexes
+from abaw_seq.config.ranges import Checked, Count, Positive
 from abaw_seq.data.annotations import read_annotations
+from abaw_seq.data.matching import log_matches
 from abaw_seq.errors import UserError
 from abaw_seq.tasks import LABEL_COLUMNS, TASKS
 
 
 @dataclass(frozen=True)
-class SourceConfig:
+class SourceConfig(Checked):
     """One data set: frames, their annotations, and its share of the training."""
 
     videos: tuple[str, ...]
     """Folders of video folders, video folders, video files, or text files of such paths."""
     annotations: tuple[str, ...]
     """Files or folders in the official formats; they also give the split of each video."""
-    share: float = 1.0
-    """Its share of every batch, above 0, relative to the shares of the other sources."""
+    share: Positive = 1.0
+    """Its share of every batch, relative to the shares of the other sources."""
     tasks: tuple[str, ...] = ()
     """The tasks whose labels are used; [] for all there are."""
-    every: int = 1
+    every: Count = 1
     """Use only every n-th frame of a training video; neighbouring frames are much alike."""
 
     def __post_init__(self) -> None:
-        if self.share <= 0:
-            raise ValueError("share must be positive")
-        if self.every < 1:
-            raise ValueError("every must be at least 1")
+        super().__post_init__()
         if unknown := set(self.tasks) - set(TASKS):
             raise ValueError(f"tasks: {sorted(unknown)[0]!r} is not one of {', '.join(TASKS)}")
 
@@ -111,9 +110,10 @@ def _source_frames(
     if not used:
         raise UserError(f"{where}: used for {', '.join(source.tasks)} only, but none of these tasks is trained")
     labels = np.full((len(index), len(LABEL_COLUMNS)), np.nan, np.float32)
-    for number, video in enumerate(index.sources):
-        rows = index.source == number
-        labels[rows] = annotations.for_frames(video.name, index.number[rows])
+    frames = {video.name: index.number[index.source == number] for number, video in enumerate(index.sources)}
+    for number, (video, numbers) in enumerate(frames.items()):
+        labels[index.source == number] = annotations.for_frames(video, numbers)
+    log_matches(frames, annotations)
     for task in set(TASKS) - set(used):
         labels[:, TASKS[task].columns] = np.nan
 

@@ -19,18 +19,25 @@ from torch import Tensor, nn
 
 from abaw_feats.backbones.checkpoint import fit, read_checkpoint, strip_prefix
 from abaw_feats.backbones.mae import LAYER_NORM_EPS, build_vit, resize_positions, sincos_positions
+from abaw_feats.backbones.weights import named_file
+from abaw_seq.config.ranges import Checked, Heads, Layers, Width
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(Checked):
     """Sizes of the decoder; the defaults are those of the published ViT-B, L and H."""
 
-    width: int = 512
+    width: Width = 512
     """Width of a token, a multiple of 4 and of `heads`."""
-    depth: int = 8
+    depth: Layers = 8
     """Number of blocks."""
-    heads: int = 16
+    heads: Heads = 16
     """Attention heads."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.width % 4 or self.width % self.heads:
+            raise ValueError(f"width must be a multiple of 4 and of the {self.heads} heads, not {self.width}")
 
 
 class MaskedAutoencoder(nn.Module):
@@ -65,6 +72,8 @@ class MaskedAutoencoder(nn.Module):
 
     def _initialise(self) -> None:
         for embedding in (self.pos_embed, self.decoder_pos_embed):
+            if embedding.is_meta:
+                continue
             table = torch.from_numpy(sincos_positions(embedding.shape[-1], self.grid))
             embedding.requires_grad_(False).copy_(table)
         for module in self.modules():
@@ -166,10 +175,11 @@ def load_public(model: MaskedAutoencoder, path: str | Path) -> None:
     """Load a checkpoint in the public format, to train on from it.
 
     Position embeddings are resized to the model's grid. If the checkpoint has no decoder, the model's
-    stays as it is. Raises UserError if the encoder does not fit.
+    stays as it is. `path` may be FILE:SET, as for `backbones.load`. Raises UserError if the encoder does not fit.
     """
     expected = model.state_dict()
-    state, _ = strip_prefix(read_checkpoint(Path(path).expanduser()), expected)
+    file = named_file(str(path))
+    state, _ = strip_prefix(read_checkpoint(file.path, file.chosen), expected)
     for key in ("pos_embed", "decoder_pos_embed"):
         if key in state:
             state[key] = resize_positions(state[key], model.grid)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,15 +29,17 @@ from abaw_feats.learning.sampling import Pool, batches
 from abaw_feats.learning.task_network import encoder_spec, suit_device
 from abaw_feats.reading.image_index import ImageIndex, index_images
 from abaw_feats.reading.images import normalise
+from abaw_seq.config.ranges import Checked, Count, LargestNorm, NotNegative, Positive, Range, ShareBelowOne
 from abaw_seq.engine.device import autocast, autocast_dtype, full_speed
 from abaw_seq.engine.epoch import train_epoch
+from abaw_seq.engine.memory import TRAINING_COPIES, check_fits
 from abaw_seq.engine.processes import process_group
 from abaw_seq.engine.provenance import provenance
 from abaw_seq.engine.schedule import epoch_rates, parameter_groups
 from abaw_seq.engine.update import Update
 from abaw_seq.errors import AbawError, UserError
 from abaw_seq.files import save_tensors
-from abaw_seq.run_folder import PUBLIC_CHECKPOINT, open_run, save_epoch, write_provenance
+from abaw_seq.run_folder import PUBLIC_CHECKPOINT, held_run, open_run, save_epoch, write_provenance
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ GRID_IMAGES = 8
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(Checked):
     """Everything a pre-training run depends on besides its images; the defaults are those published for ViT-B."""
 
     backbone: str | dict[str, Any] = "mae"
@@ -55,8 +57,8 @@ class PretrainConfig:
     """The decoder, which is only needed for pre-training."""
     weights: str | None = None
     """Where training starts: a checkpoint in the public MAE format, with or without its decoder; null for random."""
-    mask_ratio: float = 0.75
-    """Share of the patches that are hidden, between 0 and 1."""
+    mask_ratio: Annotated[float, Range("(0, 1)")] = 0.75
+    """Share of the patches that are hidden."""
     normalise_target: bool = True
     """Predict pixels that are standardised within their patch."""
     augment: AugmentConfig = field(
@@ -65,37 +67,30 @@ class PretrainConfig:
         )
     )
     """Random changes of the images in training."""
-    epochs: int = 400
-    """Passes over the images, at least 1."""
-    batch_size: int = 64
+    epochs: Count = 400
+    """Passes over the images."""
+    batch_size: Count = 64
     """Images per process and step."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Steps whose gradients are summed into one update."""
-    base_lr: float = 1.5e-4
+    base_lr: Positive = 1.5e-4
     """Highest learning rate per 256 images of the effective batch (batch_size x accumulate x processes)."""
-    warmup_epochs: float = 40.0
+    warmup_epochs: NotNegative = 40.0
     """Epochs over which the learning rate rises linearly; then it falls to 0 along half a cosine."""
-    weight_decay: float = 0.05
+    weight_decay: NotNegative = 0.05
     """Weight decay (AdamW) of matrices; vectors and embeddings have none."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """Decay of the running averages of the gradient and of its square, each in [0, 1)."""
-    clip: float | None = None
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.95)
+    """Decay of the running averages of the gradient and of its square."""
+    clip: LargestNorm | None = None
     """Largest norm of the gradient of all weights; null for no limit."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of the products; auto: bf16 where the hardware has it, else fp32."""
-    save_every: int = 20
+    save_every: Count = 20
     """Epochs from one checkpoint and picture of reconstructions to the next; the last epoch always has one."""
-    memory_gb: float = 8.0
+    memory_gb: NotNegative = 8.0
     """Decoded images are kept in memory up to this size, in GiB."""
-    seed: int = 0
+    seed: Annotated[int, Range("[-9000000000, 9000000000]")] = 0
     """Seed of the initial weights and of all random choices."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.mask_ratio < 1:
-            raise ValueError("mask_ratio must lie between 0 and 1")
-        for name in ("epochs", "batch_size", "accumulate", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1")
 
 
 def pretrain(
@@ -114,8 +109,10 @@ def pretrain(
     Raises UserError for what cannot be read or does not fit, AbawError if the loss is not finite.
     """
     out = Path(out)
-    with process_group(device) as group:
+    with process_group(device) as group, group.holding(held_run(out)):
         spec = _vit_spec(config)
+        sizes = {"size": spec.preprocessing.size, "decoder": config.decoder, **spec.options}
+        check_fits(lambda: MaskedAutoencoder(**sizes), "the autoencoder of this config", copies=TRAINING_COPIES)
         dtype = autocast_dtype(config.precision, group.device)
         state = open_run(out, config, resume=resume, writes=group.first, free=("memory_gb",))
 
@@ -128,7 +125,6 @@ def pretrain(
             if group.first:
                 _publish(out, spec)
             return out
-        size = spec.preprocessing.size
         store = open_frames(
             index, torch.arange(len(index)), spec.preprocessing, augment=config.augment,
             memory_gb=config.memory_gb, device=group.device,
@@ -141,9 +137,7 @@ def pretrain(
 
         # Model, optimiser.
         torch.manual_seed(config.seed)
-        model = MaskedAutoencoder(
-            size=size, decoder=config.decoder, normalise_target=config.normalise_target, **spec.options
-        )
+        model = MaskedAutoencoder(**sizes, normalise_target=config.normalise_target)
         if config.weights:
             load_public(model, config.weights)
         suit_device(model, group.device)

@@ -17,6 +17,7 @@ from abaw_feats.backbones import BackboneSpec, FeatureNetwork, Preprocessing, bu
 from abaw_feats.learning.frame_store import BATCH, FrameStore
 from abaw_feats.reading.images import normalise
 from abaw_seq.config import from_dict, to_dict
+from abaw_seq.config.ranges import Checked, ShareBelowOne, Width
 from abaw_seq.engine.device import autocast
 from abaw_seq.errors import UserError
 from abaw_seq.files import load_tensors
@@ -28,19 +29,15 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class HeadConfig:
+class HeadConfig(Checked):
     """The layers between the pooled feature and a task's output."""
 
-    hidden: tuple[int, ...] = ()
+    hidden: tuple[Width, ...] = ()
     """Widths of fully connected layers with ReLU before the output; [] for a linear head."""
-    dropout: float = 0.0
-    """Dropout in front of each layer, in [0, 1)."""
+    dropout: ShareBelowOne = 0.0
+    """Dropout in front of each layer."""
     normalise: bool = False
     """Standardise the feature with running statistics first, as linear probes of MAE do."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.dropout < 1:
-            raise ValueError("dropout must be at least 0 and below 1")
 
 
 class TaskHeads(nn.Module):
@@ -153,7 +150,7 @@ def suit_device(module: Network, device: torch.device) -> Network:
 
 @torch.no_grad()
 def validate(
-    network: TaskNetwork,
+    network: nn.Module,
     store: FrameStore,
     rows: Tensor,
     *,
@@ -181,7 +178,7 @@ def validate(
 
 
 def stored_network(
-    spec: BackboneSpec, network: TaskNetwork, widths: Mapping[str, int], config: HeadConfig
+    spec: BackboneSpec, network: nn.Module, widths: Mapping[str, int], config: HeadConfig
 ) -> dict[str, Any]:
     """A network as tensors and plain values, for `read_network`."""
     return {
@@ -192,10 +189,23 @@ def stored_network(
     }
 
 
+def read_encoder(folder: str | Path) -> tuple[BackboneSpec, FeatureNetwork]:
+    """The encoder of the best network of a fine-tuning run; UserError if there is none."""
+    stored = load_tensors(Path(folder) / BEST)
+    spec = spec_from_dict(stored["spec"])
+    encoder = build(spec)
+    prefix = "encoder."
+    weights = {key.removeprefix(prefix): value for key, value in stored["network"].items() if key.startswith(prefix)}
+    encoder.load_state_dict(weights)
+    return spec, encoder.eval()
+
+
 def read_network(folder: str | Path) -> tuple[BackboneSpec, TaskNetwork]:
-    """The best network of a fine-tuning run, frozen, in evaluation mode; UserError if there is none."""
+    """The best network of a fine-tuning run on single frames, frozen, in evaluation mode; UserError if it is none."""
     path = Path(folder) / BEST
     stored = load_tensors(path)
+    if "sequence" in stored:
+        raise UserError(f"{folder}: its network sees windows of frames; a teacher must see single frames")
     spec = spec_from_dict(stored["spec"])
     encoder = build(spec)
     heads = TaskHeads(encoder.dim, stored["widths"], from_dict(HeadConfig, stored["head"], where=str(path)))

@@ -5,19 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from abaw_feats.reading.frames import (
-    IMAGE_SUFFIXES,
-    VIDEO_SUFFIXES,
-    VideoSource,
-    decode_video,
-    frame_files,
-    list_videos,
-)
+from abaw_feats.reading.frames import VideoSource, list_videos, video_files
+from abaw_feats.reading.video_file import BrokenOff, decode_video
+from abaw_seq.data.folder import log_passed_over, walk
+from abaw_seq.data.frame_names import IMAGE_SUFFIXES, frame_files, image_names
 from abaw_seq.errors import UserError
 
 
@@ -69,16 +66,21 @@ def index_images(paths: Sequence[str | Path]) -> ImageIndex:
     there is no image.
     """
     parts = []
+    passed_over: list[Path] = []
     for path in (Path(path).expanduser() for path in paths):
         if not path.is_dir():
             parts.append(index_videos([path]))
             continue
-        for folder, images, videos in _walk(path):
+        for folder in walk(path):
+            images, videos = image_names(folder), video_files(folder)
+            others = sorted({*folder.files, *folder.dangling} - {*images, *videos})
+            passed_over += [folder.path / name for name in others]
             if images:
-                source = VideoSource(os.path.relpath(folder, path), folder, False, len(images))
+                source = VideoSource(os.path.relpath(folder.path, path), folder.path, False, len(images))
                 parts.append(_of_one_source(source, np.arange(1, len(images) + 1), images))
             if videos:
-                parts.append(index_videos(videos))
+                parts.append(index_videos([folder.path / name for name in videos]))
+    log_passed_over(passed_over, "images or videos")
     if not parts:
         named = ", ".join(str(path) for path in paths) or "no path given"
         raise UserError(f"{named}: no images there ({' '.join(IMAGE_SUFFIXES)} or video files)")
@@ -102,21 +104,19 @@ def _index_video(video: VideoSource) -> ImageIndex:
     try:
         if not video.is_file:
             return _of_one_source(video, *frame_files(video.path))
-        count = video.frame_count or sum(1 for _ in decode_video(video.path))
-    except ValueError as error:
+        count = video.frame_count or _count_frames(video.path)
+    except (ValueError, OSError) as error:
         raise UserError(f"{video.path}: {error}") from None
     return _of_one_source(video, np.arange(1, count + 1), [""] * count)
 
 
+def _count_frames(path: Path) -> int:
+    count = 0
+    with suppress(BrokenOff):  # what comes before the break can be trained on
+        for _ in decode_video(path):
+            count += 1
+    return count
+
+
 def _of_one_source(source: VideoSource, numbers: np.ndarray, names: Sequence[str]) -> ImageIndex:
     return ImageIndex((source,), np.zeros(len(names), np.int32), numbers.astype(np.int32), tuple(names))
-
-
-def _walk(root: Path) -> Iterable[tuple[Path, list[str], list[Path]]]:
-    """Yield (folder, names of image files, video files) for each folder of a tree, sorted by name."""
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        visible = sorted(name for name in files if not name.startswith("."))
-        images = [name for name in visible if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
-        videos = [Path(folder, name) for name in visible if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES]
-        yield Path(folder), images, videos

@@ -1,8 +1,7 @@
-"""From the bytes of an image file to the normalised input of a backbone."""
+"""From decoded frames to the normalised input of a backbone."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,44 +9,15 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import simplejpeg
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
 
 from abaw_feats.backbones.spec import Preprocessing
 
-MAX_PIXELS = 64_000_000
-_JPEG_START = b"\xff\xd8\xff"
 # OpenCV's 8-bit luma: 0.299 R + 0.587 G + 0.114 B in units of 2^-15, the sum rounded.
 _LUMA, _LUMA_BITS = (9798, 19235, 3735), 15
 # Fixed-point units of the resize coefficients in Pillow (2^-22) and OpenCV (2^-11 per axis).
 _PILLOW_BITS, _OPENCV_BITS = 22, 11
-
-
-def decode_image(data: bytes) -> np.ndarray:
-    """Decode a JPEG, PNG or other image file: uint8 (height, width, 3), RGB, contiguous.
-
-    Raises ValueError if it is not a complete, readable image. JPEGs are decoded without holding the GIL.
-    """
-    if data[:3] == _JPEG_START:
-        try:
-            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-            if height * width <= MAX_PIXELS:
-                return simplejpeg.decode_jpeg(data, "RGB")
-        except ValueError:
-            pass  # Pillow reads more kinds of JPEG (CMYK, stray bytes) and refuses truncated ones too
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"image of {image.width} x {image.height} pixels is too large")
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"image has mode {image.mode}, not 8 bits per channel")
-            return np.array(image.convert("RGB"))
-    except UnidentifiedImageError:
-        raise ValueError("not an image") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"unreadable image: {error}") from None
 
 
 def preprocess(images: torch.Tensor, preprocessing: Preprocessing, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from abaw_seq.cli.results import evaluate, label, predict, report, submit
-from abaw_seq.cli.training import crossval, ensemble, train
-from abaw_seq.terminal import HELP, OneLineGroup
+from abaw_seq.cli.searching import search
+from abaw_seq.cli.training import crossval, distill, ensemble, train
+from abaw_seq.terminal import HELP, OneLineGroup, print_result
 
-VERBS = (train, crossval, evaluate, predict, label, ensemble, submit, report)
+VERBS = (train, distill, crossval, search, evaluate, predict, label, ensemble, submit, report)
 
 
 @click.group(cls=OneLineGroup, context_settings=HELP, commands=VERBS)
@@ -29,12 +30,14 @@ def main() -> None:
 def show_config(name, listed) -> None:
     """Print every setting, with its default and meaning, as YAML.
 
-    It can be edited and given to --config. NAME is train or ensemble, or a shipped config such as abaw4/gru, or a
-    file; without it all are listed.
+    It can be edited and given to --config. NAME is train, ensemble or search, or a shipped config such as abaw4/gru,
+    or a file; without it all are listed.
     """
     from abaw_seq.config.page import show
 
-    click.echo(show(None if listed else name, {"train": _train_settings, "ensemble": _recipe}))
+    print_result(
+        show(None if listed else name, {"train": _train_settings, "ensemble": _recipe, "search": _search_settings})
+    )
 
 
 def _train_settings(file: Path | None = None):
@@ -42,6 +45,13 @@ def _train_settings(file: Path | None = None):
     from abaw_seq.learn.settings import TrainConfig
 
     return load(TrainConfig, file)
+
+
+def _search_settings(file: Path | None = None):
+    from abaw_seq.config import load
+    from abaw_seq.experiments.search_config import SearchConfig
+
+    return load(SearchConfig, file or {"base": "abaw4/gru", "space": {"optim.lr": {"log": [1e-5, 1e-3]}}})
 
 
 def _recipe(file: Path | None = None):

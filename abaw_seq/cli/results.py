@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import click
 
 from abaw_seq.errors import UserError
-from abaw_seq.terminal import PATH, ManyValues, device_option, feats_option, many, out_option, print_table, say
+from abaw_seq.terminal import (
+    PATH,
+    ManyValues,
+    device_option,
+    feats_option,
+    many,
+    out_option,
+    print_result,
+    print_table,
+    say,
+)
 
 EDITION = "Edition of the challenge: mtl, va, expr, au, expr2020 or au2020."
 raw_option = click.option("--raw", is_flag=True, help="Predictions as the model makes them, not smoothed or tuned.")
@@ -20,8 +32,10 @@ def label(feats, annotations, out) -> None:
 
     They are matched by video and frame number.
     """
-    from abaw_seq.data.annotations import SUMMARY_HEADER, read_annotations
-    from abaw_seq.data.labelling import label_feature_file
+    from abaw_seq.data.annotations import read_annotations
+    from abaw_seq.data.labelling import ALIGNMENT_HEADER, alignment_rows, attach_labels
+    from abaw_seq.data.matching import log_matches
+    from abaw_seq.data.video_labels import SUMMARY_HEADER
     from abaw_seq.files import check_output
 
     if len(feats) != 1:
@@ -29,9 +43,10 @@ def label(feats, annotations, out) -> None:
     if out:
         check_output(out)
     labels, out = read_annotations(*annotations), out or feats[0]
-    header, rows = label_feature_file(feats[0], labels, out)
+    frames, used = attach_labels(feats[0], labels, out)
     print_table("Annotations", SUMMARY_HEADER, labels.summary_rows())
-    print_table(f"Labels in {out}", header, rows)
+    print_table(f"Labels in {out}", ALIGNMENT_HEADER, alignment_rows(frames, used))
+    log_matches(frames, used)
 
 
 @click.command(cls=ManyValues)
@@ -51,13 +66,15 @@ def predict(run, feats, out, raw, checkpoint, device) -> None:
     from abaw_seq.files import check_output
     from abaw_seq.results.postprocess import postprocessed
     from abaw_seq.results.predict import predict_run
-    from abaw_seq.run_folder import BEST
+    from abaw_seq.run_folder import BEST, PREDICTIONS, held_run, holds_run
 
     stem = out.with_suffix("") if out.suffix in (".csv", ".h5") else out
     for suffix in (".csv", ".h5"):
         check_output(stem.with_name(stem.name + suffix))
     groups = predict_run(run, list(feats), find_device(device), checkpoint=checkpoint or BEST)
-    frames, videos = write_groups(stem, (group if raw else postprocessed(run, group) for group in groups))
+    replaces_those_of_a_run = f"{stem.name}.h5" == PREDICTIONS and holds_run(stem.parent)
+    with held_run(stem.parent) if replaces_those_of_a_run else nullcontext():
+        frames, videos = write_groups(stem, (group if raw else postprocessed(run, group) for group in groups))
     say(f"{frames} frames of {videos} videos -> {stem}.csv, {stem}.h5")
 
 
@@ -99,7 +116,7 @@ def evaluate(
     for note in evaluation.notes:
         say(note)
     for line in features_of(list(runs)):
-        click.echo(line)
+        print_result(line)
 
 
 @click.command(cls=ManyValues)
@@ -126,14 +143,14 @@ def submit(source, listed, lengths, edition, fill, out, check, raw) -> None:
 
     wanted = wanted_rows(listed, lengths, edition)
     if check is not None:
-        click.echo(f"{check}: {check_submission(check, wanted):,} rows, as {wanted.source} asks for")
+        print_result(f"{check}: {check_submission(check, wanted):,} rows, as {wanted.source} asks for")
         return
     if source is None or out is None:
         raise UserError("submit takes a run or prediction file and -o FILE, or --check FILE")
     for name in wanted.files:
         check_output(out / name)
     predictions = read_predictions(source) if raw else read_postprocessed(source)
-    click.echo(write_checked(out, wanted, predictions, fill=fill))
+    print_result(write_checked(out, wanted, predictions, fill=fill))
 
 
 @click.command(cls=ManyValues)
@@ -147,7 +164,7 @@ def report(runs, out, frames) -> None:
     """
     from abaw_seq.results.report.write import write_report
 
-    click.echo(write_report(list(runs), out, frames_root=frames))
+    print_result(write_report(list(runs), out, frames_root=frames))
 
 
 def _fit_runs(runs, fit_on) -> dict[str, dict]:

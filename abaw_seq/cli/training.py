@@ -14,6 +14,7 @@ from abaw_seq.terminal import (
     device_option,
     feats_option,
     many,
+    print_result,
     print_table,
     resume_option,
     say,
@@ -33,7 +34,8 @@ jobs_option = click.option(
 )  # fmt: skip
 members_option = click.option(
     "--members", type=click.IntRange(1), metavar="N",
-    help="How many models of one shape train at once in each process; 1: each by itself.  [default: on a GPU as many as memory allows, on a CPU 1]",
+    help="How many models of one shape train at once in each process; 1: each by itself.  "
+    "[default: on a GPU as many as memory allows, on a CPU 1]",
 )  # fmt: skip
 
 
@@ -74,6 +76,57 @@ def train(feats, config_file, overrides, run, resume, annotations, memory, devic
 
 
 @click.command(cls=ManyValues)
+@many(
+    "--teacher",
+    "teachers",
+    required=True,
+    metavar="RUN...",
+    help="Trained runs, ensembles or cross-validations; the student learns from the mean of their outputs.",
+)
+@feats_option
+@config_option("abaw2021/student_gru")
+@set_option
+@click.option("--run", type=PATH, required=True, help="Run folder to write: that of the student.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="How often a student becomes the teacher of the next one.",
+)
+@resume_option
+@annotations_option
+@memory_option
+@device_option
+def distill(teachers, feats, config_file, overrides, run, rounds, resume, annotations, memory, device) -> None:
+    """Train a student on labels and on the outputs of teachers.
+
+    Where a label is missing the student learns from the teachers alone. Videos of the training split and those without
+    a split train, labelled or not. --feats must hold what the teachers were trained on, besides what the student
+    learns from. A student may be of any kind: an ensemble's, for example, small and fast.
+    """
+    from abaw_seq import config as configs
+    from abaw_seq.learn.settings import TrainConfig
+    from abaw_seq.run_folder import check_unused
+
+    settings = configs.load(TrainConfig, config_file, overrides)
+    check_unused(run, resume=resume)
+
+    from abaw_seq.engine.device import find_device
+    from abaw_seq.experiments.distill import distill as run_distillation
+    from abaw_seq.results.tables import all_scores
+
+    device = find_device(device)
+    corpus = _corpus(feats, settings.backbones or None, annotations, device, memory)
+    result = run_distillation(
+        settings, corpus, list(teachers), list(feats), run, device=device, rounds=rounds, resume=resume
+    )
+    if result.predictions:
+        print_table(f"{run}: validation, epoch {result.epoch}", *all_scores({run.name: result.scores["untuned"]}))
+
+
+@click.command(cls=ManyValues)
 @feats_option
 @config_option("abaw4/gru")
 @set_option
@@ -100,15 +153,15 @@ def crossval(
     from abaw_seq.experiments.crossval import choose_folds, crossvalidate, fold_table, store_folds
     from abaw_seq.learn.settings import TrainConfig
     from abaw_seq.results.tables import comparison
-    from abaw_seq.run_folder import check_untrained
+    from abaw_seq.run_folder import FOLDS, check_kind
 
     settings, device = configs.load(TrainConfig, config_file, overrides), find_device(device)
-    check_untrained(run)
+    check_kind(run, FOLDS)
     corpus = _corpus(feats, settings.backbones or None, annotations, device, memory)
     chosen = choose_folds(corpus, folds)
     print_table("Folds", FOLD_HEADER, fold_rows(chosen, corpus.video_labels()))
     if write_only:
-        click.echo(store_folds(run, chosen))
+        print_result(store_folds(run, chosen))
         return
     result = crossvalidate(settings, corpus, chosen, run, device=device, resume=resume, jobs=jobs, members=members)
     print_table(f"{run}: {len(chosen)} folds", *comparison(fold_table(result)))
@@ -158,18 +211,12 @@ def _follow_recipe(recipe_file, overrides, runs, feats, run, device, jobs, membe
         raise UserError("--config trains its own members: give --feats FILE")
     recipe_file = find(recipe_file)
     recipe = load_recipe(recipe_file, overrides)
-    click.echo(follow(recipe, recipe_file.parent, list(feats), run, device=device, jobs=jobs, members=members))
+    print_result(follow(recipe, recipe_file.parent, list(feats), run, device=device, jobs=jobs, members=members))
 
 
 def _corpus(feats, backbones, annotations, device, memory):
     from abaw_seq.data.annotations import read_annotations
     from abaw_seq.data.corpus import load_corpus
-    from abaw_seq.data.labelling import ALIGNMENT_HEADER, alignment_rows
 
     labels = read_annotations(*annotations) if annotations else None
-    corpus = load_corpus(list(feats), backbones=backbones, annotations=labels, device=device, memory=memory)
-    if labels is not None:
-        frames = {name: video.frames for name, video in corpus.video_labels().items()}
-        for row in alignment_rows(frames, labels):
-            say("labels: " + ", ".join(f"{name} {count}" for name, count in zip(ALIGNMENT_HEADER, row, strict=True)))
-    return corpus
+    return load_corpus(list(feats), backbones=backbones, annotations=labels, device=device, memory=memory)

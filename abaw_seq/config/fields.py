@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from typing import Any, TypeVar
 
 import yaml
 
+from abaw_seq.config.ranges import bare, check_range, hints_of
+from abaw_seq.config.words import shortened, type_in_words
 from abaw_seq.errors import UserError
 
 T = TypeVar("T")
-TYPE_NAMES = {
-    int: ("a whole number", "whole numbers"),
-    float: ("a number", "numbers"),
-    str: ("text", "text"),
-    bool: ("true or false", "true or false"),
-    types.NoneType: ("null", "null"),
-}
 
 
 def from_dict(cls: type[T], mapping: dict[str, Any], *, where: str = "config") -> T:
@@ -54,33 +50,20 @@ def required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def type_in_words(hint: Any, *, several: bool = False) -> str:
-    """What a field of this type takes, such as "a list of 2 numbers"; `several`: in the plural."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        return "one of " + ", ".join(str(choice) for choice in inner)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(type_in_words(kind) for kind in inner)
-    if origin in (list, tuple):
-        count = "" if origin is list or Ellipsis in inner else f"{len(inner)} "
-        return f"a list of {count}{type_in_words(inner[0], several=True)}"
-    if dataclasses.is_dataclass(hint):
-        return "sections" if several else "a section"
-    return "a mapping" if origin is dict else TYPE_NAMES.get(hint, (str(hint), str(hint)))[several]
-
-
 def _build(cls: Any, mapping: Any, where: str, prefix: str) -> Any:
     if not isinstance(mapping, dict):
-        raise UserError(f"{where}: {prefix.rstrip('.') or 'the file'} must be a section, not {mapping!r}")
-    hints = typing.get_type_hints(cls)
+        raise UserError(
+            f"{where}: {prefix.rstrip('.') or 'the file'} must be a section, not {shortened(repr(mapping))}"
+        )
+    hints = hints_of(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     values = {}
     for key, value in mapping.items():
         if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, 1, 0.4)
+            close = difflib.get_close_matches(shortened(key), fields, 1, 0.4)
             hint = f"did you mean {prefix}{close[0]}?" if close else f"valid keys: {', '.join(fields)}"
-            raise UserError(f"{where}: unknown key {prefix}{key}; {hint}")
-        values[key] = _convert(hints[key], value, where, f"{prefix}{key}")
+            raise UserError(f"{where}: unknown key {prefix}{shortened(key)}; {hint}")
+        values[key] = convert(hints[key], value, where, f"{prefix}{key}")
     if missing := [prefix + name for name, field in fields.items() if required(field) and name not in values]:
         raise UserError(
             f"{where}: {', '.join(missing)} missing; add {'it' if len(missing) == 1 else 'them'}, or a line "
@@ -92,37 +75,51 @@ def _build(cls: Any, mapping: Any, where: str, prefix: str) -> Any:
         raise UserError(f"{where}: {prefix}{error}") from None
 
 
-def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
-    """`value` as the type of the field, or a UserError naming the key."""
+def checked(hint: Any, value: Any, where: str, key: str) -> Any:
+    """`value` as a type, and in its range, or a UserError that begins with `where` and names the key."""
+    value = convert(hint, value, where, key)
+    try:
+        check_range(hint, value, key)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+    return value
+
+
+def convert(hint: Any, value: Any, where: str, key: str) -> Any:
+    """`value` as the type of the field, or a UserError naming the key; the dataclass checks ranges."""
+    hint = bare(hint)
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    wrong = UserError(f"{where}: {key} must be {type_in_words(hint)}, not {value!r}")
+    wrong = UserError(f"{where}: {key} must be {type_in_words(hint)}, not {shortened(repr(value))}")
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if origin in (typing.Union, types.UnionType):
         return _convert_union(inner, value, where, key, wrong)
     if origin is typing.Literal:
         if value not in inner:
-            close = difflib.get_close_matches(str(value), [str(choice) for choice in inner], 1, 0.5)
+            close = difflib.get_close_matches(shortened(value), [str(choice) for choice in inner], 1, 0.5)
             raise UserError(f"{wrong}; did you mean {close[0]}?") if close else wrong
         return value
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, where, f"{key}.")
     if origin in (list, tuple):
-        if number and inner == (float, ...):
+        if number and inner and bare(inner[0]) is float and inner[1:] == (...,):
             value = [value]  # one value for one channel
         if not isinstance(value, (list, tuple)):
             raise wrong
         kinds = inner if origin is tuple and Ellipsis not in inner else [inner[0]] * len(value)
         if len(kinds) != len(value):
             raise wrong
-        return origin(_convert(k, v, where, f"{key}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+        return origin(convert(k, v, where, f"{key}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
     if origin is dict:
         if not isinstance(value, dict):
             raise wrong
-        return {_convert(inner[0], k, where, key): _convert(inner[1], v, where, f"{key}.{k}") for k, v in value.items()}
+        return {
+            convert(inner[0], k, where, key): convert(inner[1], v, where, f"{key}.{shortened(k)}")
+            for k, v in value.items()
+        }
     if hint is Any:
         return value
     if hint is float and number:
-        return float(value)
+        return float(value) if isinstance(value, float) or abs(value) < 1e300 else math.inf
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
@@ -135,10 +132,10 @@ def _convert_union(kinds: tuple, value: Any, where: str, key: str, wrong: UserEr
         return None
     present = [kind for kind in kinds if kind is not type(None)]
     if len(present) == 1:
-        return _convert(present[0], value, where, key)
+        return convert(present[0], value, where, key)
     for kind in present:
         try:
-            return _convert(kind, value, where, key)
+            return convert(kind, value, where, key)
         except UserError:
             continue
     raise wrong

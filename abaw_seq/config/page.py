@@ -15,8 +15,10 @@ from typing import Any
 
 import yaml
 
-from abaw_seq.config.fields import plain, required, type_in_words
+from abaw_seq.config.fields import plain, required
+from abaw_seq.config.ranges import hints_of
 from abaw_seq.config.reading import find, shipped
+from abaw_seq.config.words import type_in_words
 
 WIDTH = 110
 # The second line of a shipped config is the command that uses it: `#   abaw-seq train --config ...`.
@@ -68,7 +70,7 @@ def meanings(cls: type) -> dict[str, str]:
 
 
 def _lines(cls: type, values: Mapping[str, Any], explained: bool) -> Iterator[str]:
-    hints = typing.get_type_hints(cls)
+    hints = hints_of(cls)
     meaning = meanings(cls)
     for field in dataclasses.fields(cls):
         name, hint, value = field.name, hints[field.name], values.get(field.name)
@@ -91,7 +93,8 @@ def _lines(cls: type, values: Mapping[str, Any], explained: bool) -> Iterator[st
 
 def _section_type(hint: Any) -> Any:
     """The dataclass of an optional section, or of a list of sections."""
-    return next((kind for kind in typing.get_args(hint) if dataclasses.is_dataclass(kind)), None)
+    kinds = (kind for kind in typing.get_args(hint) if isinstance(kind, type))
+    return next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
 
 
 def _default(field: dataclasses.Field) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import re
+import os
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -12,20 +12,11 @@ from typing import Any, TypeVar
 import yaml
 
 from abaw_seq.config.fields import from_dict
+from abaw_seq.config.plain_yaml import MOST_DEPTH, parse
+from abaw_seq.config.words import shortened
 from abaw_seq.errors import UserError
 
 T = TypeVar("T")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-5` as text; people mean a number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"),
-    list("-+.0123456789"),
-)
 
 
 def load(cls: type[T], source: str | Path | Mapping[str, Any] | None = None, overrides: Iterable[str] = ()) -> T:
@@ -40,7 +31,7 @@ def load(cls: type[T], source: str | Path | Mapping[str, Any] | None = None, ove
     overrides = list(overrides)
     for override in overrides:
         _apply(mapping, override)
-    where += [", ".join(overrides)] if overrides else []
+    where += [shortened(", ".join(overrides), 300)] if overrides else []
     return from_dict(cls, mapping, where=" with ".join(where) or "config")
 
 
@@ -49,16 +40,16 @@ def find(name: str | Path, folder: Path = Path(), *, others: Iterable[str] = ())
 
     Raises UserError that names the nearest config, or the nearest of `others`.
     """
-    path = folder / Path(name).expanduser()
+    path = folder / os.path.expanduser(name)
     known = shipped()
     for file in (path, Path(f"{path}.yaml"), known.get(str(name))):
-        if file is not None and file.is_file():
+        if file is not None and os.path.isfile(file):  # unlike Path's, these two take any name
             return file
     namesakes = [other for other in known if Path(other).name == path.stem]
     beside = [file.stem for file in folder.glob("*.yaml")]
-    near = namesakes or difflib.get_close_matches(str(name), [*beside, *known, *others], 1)
+    near = namesakes or difflib.get_close_matches(str(name)[-100:], [*beside, *known, *others], 1)
     hint = f"; did you mean {' or '.join(near)}?" if near else ", and no config of this name is shipped"
-    raise UserError(f"{name}: no such config file{hint}")
+    raise UserError(f"{shortened(name)}: no such config file{hint}")
 
 
 def shipped() -> dict[str, Path]:
@@ -72,8 +63,8 @@ def shipped() -> dict[str, Path]:
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file as it stands; UserError with the line if it does not parse."""
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such config file")
+    if not os.path.isfile(path):
+        raise UserError(f"{shortened(path)}: no such config file")
     try:
         content = parse(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -83,15 +74,6 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected `key: value` lines, not a {type(content).__name__}")
     return content
-
-
-def parse(text: str) -> Any:
-    """The plain values that YAML text describes; no other objects are built."""
-    loader = _Loader(text)
-    try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -126,14 +108,14 @@ def _apply(mapping: dict[str, Any], override: str) -> None:
     """Change one value of a mapping, as `key=value` says."""
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
-    if not equals or not all(parts):
-        raise UserError(f"{override}: expected key=value, such as optim.lr=1e-4")
+    if not equals or not all(parts) or len(parts) > MOST_DEPTH:
+        raise UserError(f"{shortened(override)}: expected key=value, such as optim.lr=1e-4")
     try:
         value = parse(text)
-    except yaml.YAMLError:
-        raise UserError(f"{override}: the value is not valid YAML") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{shortened(override)}: the value is not valid YAML: {' '.join(str(error).split())}") from None
     for part in parts[:-1]:
         mapping = mapping.setdefault(part, {})
         if not isinstance(mapping, dict):
-            raise UserError(f"{override}: {part} is a value, not a section")
+            raise UserError(f"{shortened(override)}: {part} is a value, not a section")
     mapping[parts[-1]] = value

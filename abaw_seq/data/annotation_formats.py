@@ -18,6 +18,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from abaw_seq.data.folder import video_name
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS
 
 MTL_HEADER = ("image", "valence", "arousal", "expression", "aus")
@@ -88,7 +89,7 @@ def recognise_header(header: str) -> Layout | None:
 def is_video_list(text: str) -> bool:
     """True if each line is the name of a video, as in the lists of the per-task test sets."""
     names = text.split("\n")
-    names = [name.strip().rstrip(",") for name in names if name.strip()]
+    names = [video_name(name.strip().rstrip(",")) for name in names if name.strip()]
     return bool(names) and all(_VIDEO_NAME.fullmatch(name) and name not in (".", "..") for name in names)
 
 

@@ -7,10 +7,11 @@ expressions and action units.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,69 +27,21 @@ from abaw_seq.data.annotation_formats import (
     starts_with_image,
 )
 from abaw_seq.data.annotation_join import Part, join_parts, unique_frames
+from abaw_seq.data.folder import has_suffix, log_passed_over, on_disk, video_name, walk
 from abaw_seq.data.label_text import Block, first_filled_line, line_error, read_blocks
+from abaw_seq.data.video_labels import Annotations, VideoLabels
 from abaw_seq.errors import UserError
 from abaw_seq.files import write_lines
-from abaw_seq.tasks import AU, EXPRESSION, EXPRESSIONS, LABEL_COLUMNS, SPLITS
+from abaw_seq.tasks import EXPRESSION, EXPRESSIONS, LABEL_COLUMNS
+
+log = logging.getLogger(__name__)
+
+Parts = Iterator[tuple[str, Part]]
+"""Names of videos and their rows of one file."""
 
 NO_VALENCE_AROUSAL = -5.0
 NO_CLASS = -1.0
 NO_UNIT = -1.0
-SUMMARY_HEADER = ["", "videos", "rows", "valence-arousal", "expression", "action units", "no label at all"]
-
-
-@dataclass(frozen=True)
-class VideoLabels:
-    """The annotation of one video."""
-
-    frames: np.ndarray
-    """int32 (frames,): frame numbers, rising"""
-    labels: np.ndarray
-    """float32 (frames, 15) in the order of `LABEL_COLUMNS`, NaN where there is no label"""
-    split: str | None
-    """one of "train", "val" and "test", or None where no file name says it"""
-
-
-@dataclass
-class Annotations:
-    """The annotations of many videos."""
-
-    videos: dict[str, VideoLabels]
-    counts: Counter[str] = field(default_factory=Counter)
-    """how often something was joined, skipped or left out in reading, by what it was"""
-    sources: tuple[str, ...] = ()
-    """The files and folders that were read."""
-
-    def for_frames(self, video: str, frames: np.ndarray) -> np.ndarray:
-        """Labels float32 (frames, 15) of these frame numbers, NaN where there is none."""
-        frames = np.asarray(frames)
-        labels = np.full((len(frames), len(LABEL_COLUMNS)), np.nan, np.float32)
-        known = self.videos.get(video)
-        if known is not None and len(known.frames):
-            row = np.minimum(np.searchsorted(known.frames, frames), len(known.frames) - 1)
-            annotated = known.frames[row] == frames
-            labels[annotated] = known.labels[row[annotated]]
-        return labels
-
-    def summary_rows(self) -> list[list[str]]:
-        """Rows of the summary table under `SUMMARY_HEADER`: labels per split, then every count."""
-        rows = []
-        for split in (*SPLITS, None):
-            videos = [video for video in self.videos.values() if video.split == split]
-            if videos:
-                valid = np.sum([_valid_rows(video.labels) for video in videos], 0)
-                frames = sum(len(video.frames) for video in videos)
-                rows.append([split or "no split", *(f"{n:,}" for n in (len(videos), frames, *valid))])
-        blank = [""] * (len(SUMMARY_HEADER) - 3)
-        return rows + [[name, "", f"{count:,}", *blank] for name, count in self.counts.items()]
-
-
-def _valid_rows(labels: np.ndarray) -> np.ndarray:
-    """int64 (4,): how many rows have labels of valence and arousal, the expression, action units, and none at all."""
-    valid = ~np.isnan(labels)
-    units = valid[:, AU.columns].any(1)
-    none = ~(valid[:, :3].any(1) | units)
-    return np.array([(valid[:, 0] & valid[:, 1]).sum(), valid[:, 2].sum(), units.sum(), none.sum()])
 
 
 class _Reading:
@@ -97,9 +50,11 @@ class _Reading:
     def __init__(self) -> None:
         self.parts: dict[str, list[Part]] = {}
         self.counts: Counter[str] = Counter()
+        self.seen: set[Path] = set()
+        self.passed_over: list[Path] = []
 
     def add(self, video: str, part: Part) -> None:
-        self.parts.setdefault(video, []).append(part)
+        self.parts.setdefault(video_name(video), []).append(part)
 
     def count_lines(self, block: Block) -> None:
         self.counts["lines that end with a comma"] += block.trailing_commas
@@ -110,44 +65,54 @@ def read_annotations(*paths: str | os.PathLike[str]) -> Annotations:
     """Read label files, or folders of them, of any edition and join them by video and frame number.
 
     Multi-task files, per-task folders, lists and templates of test sets are recognised by their
-    content; `annotation_formats` says how. A frame that comes twice keeps, column by column, the
-    first label that was read: in the order of the arguments, in a folder by the files' names.
+    content; `annotation_formats` says how, and `folder.is_dropping` what counts for nothing in a folder. A
+    frame that comes twice keeps, column by column, the first label that was read, in the order of the
+    arguments. Files of one folder must not disagree about a frame.
 
     A video that is in several splits counts as val before train, and as test only if no file has
     labels for it. Labels from another split than the video's are left out, so that a validation score
     covers the official validation labels and nothing else.
 
-    Raises UserError for a path that does not exist, for a file that holds no annotations, and for
-    a line that cannot be read, with its number and text.
+    Raises UserError for a path that does not exist, for a file that holds no annotations, for a line that
+    cannot be read, with its number and text, and for two files of a folder that disagree about a frame.
 
     >>> annotations = read_annotations("annotations")
     >>> annotations.videos["video1"].split, annotations.videos["video1"].labels.shape
     ('val', (120, 15))
     """
     reading = _Reading()
-    for file, root, named in _files(paths):
-        _read_file(file, root, named, reading)
+    for argument, path in enumerate(map(Path, paths)):
+        for file in _files(on_disk(path), reading):
+            _read_file(file, path if path != file else path.parent, argument, path == file, reading)
     if not reading.parts:
         where = ", ".join(str(path) for path in paths) or "nothing"
         raise UserError(f"no annotations in {where}: give a multi-task file, or a folder of VA, EXPR or AU files")
-    videos = {video: VideoLabels(*join_parts(parts, reading.counts)) for video, parts in sorted(reading.parts.items())}
+    log_passed_over(reading.passed_over, "annotations")
+    joined = {video: join_parts(video, parts, reading.counts) for video, parts in sorted(reading.parts.items())}
+    if disagreements := [one.disagreement for one in joined.values() if one.disagreement]:
+        log.warning(f"{disagreements[0]}: the first file's labels are kept ({len(disagreements)} such videos)")
+    videos = {video: VideoLabels(one.frames, one.labels, one.split, one.by_line) for video, one in joined.items()}
     return Annotations(videos, +reading.counts, tuple(map(str, paths)))
 
 
-def _files(paths: Iterable[str | os.PathLike[str]]) -> Iterable[tuple[Path, Path, bool]]:
-    """(file, topmost folder whose name may be a split, True if the file itself was given), each file once."""
-    seen = set()
-    for path in map(Path, paths):
-        if not path.exists():
-            raise UserError(f"{path}: no such file or folder of annotations")
-        files = sorted(p for p in path.rglob("*") if p.suffix in TEXT_SUFFIXES) if path.is_dir() else [path]
-        for file in files:
-            if file.is_file() and file.resolve() not in seen:
-                seen.add(file.resolve())
-                yield file, path if path.is_dir() else path.parent, path == file
+def _files(path: Path, reading: _Reading) -> Iterator[Path]:
+    """The text files at a path, each file once."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder of annotations")
+    files = [path]
+    if path.is_dir():
+        folders = list(walk(path))
+        entries = sorted(one.path / name for one in folders for name in one.files)
+        files = [file for file in entries if has_suffix(file.name, TEXT_SUFFIXES)]
+        reading.passed_over += [file for file in entries if not has_suffix(file.name, TEXT_SUFFIXES)]
+        reading.passed_over += [one.path / name for one in folders for name in one.dangling]
+    for file in files:
+        if file.is_file() and (place := file.resolve()) not in reading.seen:
+            reading.seen.add(place)
+            yield file
 
 
-def _read_file(path: Path, root: Path, named: bool, reading: _Reading) -> None:
+def _read_file(path: Path, root: Path, argument: int, named: bool, reading: _Reading) -> None:
     header_line, header = first_filled_line(path)
     layout = recognise_header(header)
     if layout is None and starts_with_image(header):
@@ -167,12 +132,16 @@ def _read_file(path: Path, root: Path, named: bool, reading: _Reading) -> None:
         return
     reading.counts["label files read"] += 1
     if layout.image:
-        _read_images(path, header_line + 1, layout, split, reading)
+        parts = _read_images(path, header_line + 1, layout, split, reading)
     else:
-        _read_frames(path, header_line + 1, layout, split_of_folder(path, root), reading)
+        parts = _read_frames(path, header_line + 1, layout, split_of_folder(path, root), reading)
+    for video, part in parts:
+        reading.add(video, replace(part, source=str(path), argument=argument))
 
 
-def _read_images(path: Path, first_line: int, layout: Layout, split: str | None, reading: _Reading) -> None:
+def _read_images(
+    path: Path, first_line: int, layout: Layout, split: str | None, reading: _Reading
+) -> Iterable[tuple[str, Part]]:
     """Read a file whose rows start with an image path: multi-task, or the list or template of a test set."""
     listed = layout.task != "mtl" or _is_list(path, first_line - 1)
     numbers = 0 if listed else layout.numbers
@@ -193,7 +162,7 @@ def _read_images(path: Path, first_line: int, layout: Layout, split: str | None,
     bounds = np.searchsorted(codes, np.arange(len(names) + 1))
     for video, begin, end in zip(names, bounds[:-1], bounds[1:], strict=True):
         unique = unique_frames(frames[begin:end], values[begin:end], reading.counts)
-        reading.add(video, Part(*unique, columns, split or ("test" if listed else None)))
+        yield video, Part(*unique, columns, split or ("test" if listed else None))
 
 
 def _is_list(path: Path, header_line: int) -> bool:
@@ -202,7 +171,9 @@ def _is_list(path: Path, header_line: int) -> bool:
     return "," not in row.rstrip(", ")
 
 
-def _read_frames(path: Path, first_line: int, layout: Layout, split: str | None, reading: _Reading) -> None:
+def _read_frames(
+    path: Path, first_line: int, layout: Layout, split: str | None, reading: _Reading
+) -> Iterable[tuple[str, Part]]:
     """Read a file of one video, in which line k under the header belongs to frame k."""
     values = []
     for block in read_blocks(path, first_line=first_line, numbers=layout.numbers):
@@ -216,7 +187,7 @@ def _read_frames(path: Path, first_line: int, layout: Layout, split: str | None,
         values.append(_labels(path, block, layout, reading.counts))
     columns = tuple(column for column in layout.columns if column is not None)
     table = np.concatenate(values) if values else np.zeros((0, len(columns)), np.float32)
-    reading.add(path.stem, Part(np.arange(1, len(table) + 1, dtype=np.int32), table, columns, split))
+    yield path.stem, Part(np.arange(1, len(table) + 1, dtype=np.int32), table, columns, split, by_line=True)
 
 
 def _labels(path: Path, block: Block, layout: Layout, counts: Counter[str]) -> np.ndarray:

@@ -32,7 +32,9 @@ from abaw_seq.data.feature_store import (
     standardised,
     standardised_videos,
 )
+from abaw_seq.data.folder import video_name
 from abaw_seq.data.foreign_features import open_features
+from abaw_seq.data.labelling import log_alignment
 from abaw_seq.data.nearest import fill_nearest_labels, nearest_rows
 from abaw_seq.errors import UserError
 from abaw_seq.tasks import LABEL_COLUMNS
@@ -102,7 +104,7 @@ class Corpus:
         """The same corpus with labels and splits from annotation files instead of its own."""
         spans = zip(self.names, self.offsets[:-1], self.offsets[1:], strict=True)
         labels = [annotations.for_frames(name, self.frames[a:b]) for name, a, b in spans]
-        known = [annotations.videos.get(name) for name in self.names]
+        known = [annotations.videos.get(video_name(name)) for name in self.names]
         splits = tuple(video.split if video is not None else None for video in known)
         labels = torch.from_numpy(np.concatenate(labels)).to(self.device)
         return replace(self, labels=labels, splits=splits, label_sources=annotations.sources)
@@ -185,11 +187,15 @@ class Corpus:
 
     def gather_labels(self, rows: Tensor, used: Tensor | None = None) -> Tensor:
         """Labels (batch, time, 15) of rows (batch, time); NaN behind the first `used` (batch,) frames of a window."""
-        labels = self.labels.index_select(0, rows.reshape(-1).to(self.device)).view(*rows.shape, -1)
+        return self.gather_rows(self.labels, rows, used)
+
+    def gather_rows(self, table: Tensor, rows: Tensor, used: Tensor | None = None) -> Tensor:
+        """As `gather_labels`, of another table (frames, width) on the device."""
+        gathered = table.index_select(0, rows.reshape(-1).to(self.device)).view(*rows.shape, -1)
         if used is None:
-            return labels
+            return gathered
         beyond = torch.arange(rows.shape[1], device=self.device)[None, :] >= used[:, None]
-        return labels.masked_fill(beyond[..., None], torch.nan)
+        return gathered.masked_fill(beyond[..., None], torch.nan)
 
 
 def load_corpus(
@@ -234,7 +240,11 @@ def load_corpus(
         else:
             corpus = replace(corpus, features=_loaded(stored, device, settled))
         corpus = corpus.to(device)
-        return corpus if annotations is None else corpus.labelled(annotations)
+        if annotations is None:
+            return corpus
+        annotations = annotations.without_labels({video for reader in readers for video in reader.unnumbered})
+        log_alignment({name: video.frames for name, video in corpus.video_labels().items()}, annotations)
+        return corpus.labelled(annotations)
 
 
 def _loaded(stored: FileFeatures, device: torch.device, memory: str) -> Features:

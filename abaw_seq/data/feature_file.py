@@ -3,7 +3,8 @@
 /                                  attrs: format, version, tool
 /backbones/<backbone>              attrs: dim, arch, weights, weights_sha256, preprocessing (JSON),
                                    pooling, dtype, created, precision (opt.)
-/videos/<video>                    attrs: source, split (opt.), fps (opt.), frame_count (opt.)
+/videos/<video>                    attrs: source, split (opt.), fps (opt.), frame_count (opt.),
+                                   stamp, content, incomplete, unreadable (opt.; see `SourceRecord`)
 /videos/<video>/frames             int32 [N], rising, 1-based
 /videos/<video>/valid              bool [N], false: the frame could not be read, its features are zero
 /videos/<video>/features/<backbone>  float16 or float32 [N, D], chunked by up to 256 rows
@@ -23,13 +24,19 @@ import h5py
 import numpy as np
 
 from abaw_seq import __version__
+from abaw_seq.data.checked_file import NUMBERS, CheckedFile
+from abaw_seq.data.folder import video_name
+from abaw_seq.data.source_record import SourceRecord
 from abaw_seq.errors import UserError
-from abaw_seq.files import open_hdf5, whole_hdf5
+from abaw_seq.files import whole_hdf5
 from abaw_seq.tasks import LABEL_COLUMNS, SPLITS
+
+Shape = tuple[int | None, ...]
 
 FORMAT = "abaw-features"
 VERSION = 1
 CHUNK_ROWS = 256
+MOST = np.iinfo(np.int32)
 
 
 @dataclass(frozen=True)
@@ -72,23 +79,30 @@ class VideoFeatures:
     source: str = ""
     fps: float | None = None
     frame_count: int | None = None
+    record: SourceRecord = SourceRecord()
 
 
 class FeatureReader:
     """A feature file open for reading; every access checks shape and type.
 
+    Names of videos are in the form of `folder.video_name`, however they are stored.
     Raises UserError if the file is missing, not HDF5, of another format or of a newer version.
     """
 
+    unnumbered: tuple[str, ...] = ()
+    """Videos whose frame numbers are not known: none."""
+
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._file = open_hdf5(self.path, "feature file", format=FORMAT, version=VERSION)
+        self._file = CheckedFile(self.path, "feature file")
         try:
-            self.backbones = {name: self._backbone(name) for name in self._file.get("backbones", ())}
+            self._file.check_format(FORMAT, VERSION)
+            self.backbones = {name: self._backbone(name) for name in self._file.names("backbones")}
+            self._stored = {video_name(name): name for name in self._file.names("videos")}
+            self.videos: tuple[str, ...] = tuple(self._stored)
         except BaseException:
             self._file.close()
             raise
-        self.videos: tuple[str, ...] = tuple(self._file.get("videos", ()))
 
     def __enter__(self) -> FeatureReader:
         return self
@@ -101,31 +115,29 @@ class FeatureReader:
 
     def frames(self, video: str) -> np.ndarray:
         """Frame numbers int32 (frames,), rising."""
-        frames = self._dataset(video, "frames")
-        if frames.ndim != 1 or frames.dtype.kind not in "iu":
-            raise self._bad(video, "frames", f"is {frames.dtype} {frames.shape}, not int32 (frames,)")
-        frames = frames[:].astype(np.int32, copy=False)
-        if np.any(np.diff(frames) <= 0):
+        frames = self._read(video, "frames", shape=(None,), kinds="iu")
+        if frames.size and (int(frames.min()) < MOST.min or int(frames.max()) > MOST.max):
+            raise self._bad(video, "frames", "holds numbers that are no int32")
+        if np.any(frames[1:] <= frames[:-1]):
             raise self._bad(video, "frames", "does not rise from row to row")
-        return frames
+        return frames.astype(np.int32, copy=False)
 
     def valid(self, video: str) -> np.ndarray:
         """bool (frames,); false where the frame could not be read."""
-        valid = self._dataset(video, "valid")[:].astype(bool)
-        self._check_shape(video, "valid", valid.shape, (self.rows(video),))
-        return valid
+        return self._read(video, "valid", shape=(self.rows(video),)).astype(bool, copy=False)
 
     def rows(self, video: str) -> int:
         """Number of frames of a video in this file."""
-        return self._dataset(video, "frames").shape[0]
+        return self._dataset(video, "frames", shape=(None,), kinds="iu").shape[0]
 
     def has(self, video: str, backbone: str) -> bool:
         """True if the file has the video's features of this backbone."""
-        return f"videos/{video}/features/{backbone}" in self._file
+        return self._file.dataset(*self._place(video), "features", backbone, kinds="f") is not None
 
     def features(self, video: str, backbone: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Features float16 or float32 (stop - start, dim); UserError on NaN or infinity."""
-        out = self.feature_dataset(video, backbone)[start:stop]
+        place, rows = (*self._place(video), "features", backbone), slice(start, stop)
+        out = self._file.values(self.feature_dataset(video, backbone), *place, rows=rows)
         if not np.isfinite(out).all():
             raise self._bad(video, f"features/{backbone}", "holds NaN or infinity; extract this video again")
         return out
@@ -135,32 +147,36 @@ class FeatureReader:
         if backbone not in self.backbones:
             known = ", ".join(self.backbones) or "none"
             raise UserError(f"{self.path}: no backbone {backbone!r} (there are: {known})")
-        data = self._dataset(video, f"features/{backbone}")
         expected = (self.rows(video), self.backbones[backbone].dim)
-        self._check_shape(video, f"features/{backbone}", data.shape, expected)
+        data = self._dataset(video, "features", backbone, shape=expected, kinds="f")
         if data.dtype not in (np.float16, np.float32):
             raise self._bad(video, f"features/{backbone}", f"is {data.dtype}, not float16 or float32")
         return data
 
     def labels(self, video: str) -> np.ndarray | None:
         """Labels float32 (frames, 15), NaN where there is none; None if the video has no labels at all."""
-        if f"videos/{video}/labels" not in self._file:
+        shape = (self.rows(video), len(LABEL_COLUMNS))
+        if self._file.dataset(*self._place(video), "labels") is None:
             return None
-        labels = self._dataset(video, "labels")[:].astype(np.float32, copy=False)
-        self._check_shape(video, "labels", labels.shape, (self.rows(video), len(LABEL_COLUMNS)))
-        return labels
+        return self._read(video, "labels", shape=shape).astype(np.float32, copy=False)
 
     def split(self, video: str) -> str | None:
         """The video's split: train, val, test or None."""
-        split = self._attributes(video).get("split")
+        split = self._file.attribute("split", str, *self._place(video))
         if split is not None and split not in SPLITS:
-            raise UserError(f"{self.path}: video {video}: split is {split!r}, not one of {', '.join(SPLITS)}")
+            raise self._bad(video, "split", f"is {split!r}, not one of {', '.join(SPLITS)}")
         return split
+
+    def record(self, video: str) -> SourceRecord:
+        """How the video was read."""
+        place = self._place(video)
+        texts = {key: self._file.attribute(key, str, *place) for key in SourceRecord.KEYS}
+        return SourceRecord.from_attributes(texts)
 
     def video(self, video: str, backbones: list[str] | None = None) -> VideoFeatures:
         """A whole video in memory, with the features of these backbones (default: all it has)."""
         names = [b for b in self.backbones if self.has(video, b)] if backbones is None else backbones
-        attributes = self._attributes(video)
+        place = self._place(video)
         return VideoFeatures(
             name=video,
             frames=self.frames(video),
@@ -168,54 +184,65 @@ class FeatureReader:
             features={name: self.features(video, name) for name in names},
             labels=self.labels(video),
             split=self.split(video),
-            source=attributes.get("source", ""),
-            fps=attributes.get("fps"),
-            frame_count=attributes.get("frame_count"),
+            source=self._file.attribute("source", str, *place, default="") or "",
+            fps=self._file.attribute("fps", float, *place),
+            frame_count=self._file.attribute("frame_count", int, *place),
+            record=self.record(video),
         )
 
     def copy_video(self, video: str, into: h5py.Group, backbones: list[str] | None = None) -> None:
         """Copy a video's group as it is, without decoding, with the features of all or of the given backbones."""
-        source = self._file["videos"][video]
-        if backbones is None:
-            source.file.copy(source, into, name=video)
-            return
-        group = into.create_group(video)
-        for key, value in source.attrs.items():
-            group.attrs[key] = value
-        for key in ("frames", "valid", "labels"):
-            if key in source:
-                source.copy(key, group)
-        features = group.create_group("features")
-        for name in backbones:
-            source["features"].copy(name, features)
+        source = self._file.check_tree(*self._place(video))
+        for name in self.backbones if backbones is None else backbones:
+            if backbones is not None or self.has(video, name):
+                self.feature_dataset(video, name)
+        with self._file.reading(*self._place(video)):
+            if backbones is None:
+                source.file.copy(source, into, name=video)
+                return
+            group = into.create_group(video)
+            for key, value in source.attrs.items():
+                group.attrs[key] = value
+            for key in ("frames", "valid", "labels"):
+                if key in source:
+                    source.copy(key, group)
+            features = group.create_group("features")
+            for name in backbones:
+                source["features"].copy(name, features)
 
     def _backbone(self, name: str) -> BackboneInfo:
-        attributes = self._file["backbones"][name].attrs
+        place = ("backbones", name)
+        values: dict[str, Any] = {}
         for key, field_ in BackboneInfo.__dataclass_fields__.items():
-            if key not in attributes and field_.default is MISSING:
-                raise UserError(f"{self.path}: backbone {name}: attribute {key} is missing")
-        values = {key: attributes[key] for key in BackboneInfo.__dataclass_fields__ if key in attributes}
-        values["dim"] = int(values["dim"])
-        values["preprocessing"] = json.loads(values["preprocessing"])
+            kind: type = int if key == "dim" else str
+            value = self._file.attribute(key, kind, *place)
+            if value is not None:
+                values[key] = value
+            elif field_.default is MISSING:
+                raise self._file.fault(f"attribute {key} is missing", *place)
+        if values["dim"] < 1:
+            raise self._file.fault(f"attribute dim is {values['dim']}, not a positive number", *place)
+        try:
+            values["preprocessing"] = json.loads(values["preprocessing"])
+        except (ValueError, RecursionError) as error:
+            raise self._file.fault(f"attribute preprocessing is not JSON ({error})", *place) from None
         return BackboneInfo(**values)
 
-    def _attributes(self, video: str) -> dict[str, Any]:
-        if video not in self._file["videos"]:
-            raise UserError(f"{self.path}: no video {video!r}")
-        return dict(self._file["videos"][video].attrs)
+    def _place(self, video: str) -> tuple[str, str]:
+        """Where a video is in the file, which may spell its name in another Unicode form."""
+        return "videos", self._stored.get(video_name(video), video)
 
-    def _dataset(self, video: str, key: str) -> h5py.Dataset:
-        data = self._file.get(f"videos/{video}/{key}")
-        if not isinstance(data, h5py.Dataset):
-            raise self._bad(video, key, "is missing")
+    def _read(self, video: str, key: str, *, kinds: str = NUMBERS, shape: Shape) -> np.ndarray:
+        return self._file.values(self._dataset(video, key, kinds=kinds, shape=shape), *self._place(video), key)
+
+    def _dataset(self, video: str, *key: str, shape: Shape, kinds: str = NUMBERS) -> h5py.Dataset:
+        data = self._file.dataset(*self._place(video), *key, kinds=kinds, shape=shape)
+        if data is None:
+            raise self._bad(video, "/".join(key), "is missing")
         return data
 
-    def _check_shape(self, video: str, key: str, shape: tuple, expected: tuple) -> None:
-        if shape != expected:
-            raise self._bad(video, key, f"has shape {list(shape)}, expected {list(expected)}")
-
     def _bad(self, video: str, key: str, what: str) -> UserError:
-        return UserError(f"{self.path}: video {video}: {key} {what}")
+        return self._file.fault(what, "videos", video, key)
 
 
 class FeatureWriter:
@@ -246,6 +273,7 @@ class FeatureWriter:
         """Write all of a video but its features, and return its group for `create_features`."""
         group = self.videos_group.create_group(_checked_name(video.name))
         group.attrs["source"] = video.source
+        group.attrs.update(video.record.to_attributes())
         for key in ("fps", "frame_count"):
             if (value := getattr(video, key)) is not None:
                 group.attrs[key] = value

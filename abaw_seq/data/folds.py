@@ -18,7 +18,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from abaw_seq.config.plain_yaml import parse
 from abaw_seq.data.annotations import VideoLabels
+from abaw_seq.data.folder import video_name
 from abaw_seq.errors import UserError
 from abaw_seq.files import write_lines
 from abaw_seq.tasks import AU, EXPRESSIONS
@@ -200,9 +202,9 @@ def read_folds(path: str | os.PathLike[str]) -> list[Fold]:
     Raises UserError for anything else, and for a fold whose two parts share a source video.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = parse(Path(path).read_text(encoding="utf-8"), yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is neither YAML nor JSON: {error}") from error
+        raise UserError(f"{path}: is neither YAML nor JSON: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
         raise UserError(f"{path}: is not a fold file; `format: {FORMAT}` and `version: {VERSION}` expected")
     folds = [_fold(path, entry) for entry in content.get("folds") or ()]
@@ -220,7 +222,7 @@ def _fold(path: str | os.PathLike[str], entry: object) -> Fold:
         videos = entry[part]
         if not isinstance(videos, list) or not videos or not all(isinstance(video, str) for video in videos):
             raise UserError(f"{path}, fold {entry['name']}: {part} must be a list of video names, each in quotes")
-        parts[part] = tuple(sorted(videos))
+        parts[part] = tuple(sorted(map(video_name, videos)))
     shared = {source_video(video) for video in parts["train"]} & {source_video(video) for video in parts["val"]}
     if shared:
         raise UserError(f"{path}, fold {entry['name']}: {sorted(shared)[0]} is in train and in val")

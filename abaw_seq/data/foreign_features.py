@@ -11,15 +11,18 @@ another.
 `fn` and `.frames.npy` hold the frame number of each row: whole numbers, or image names that end in one;
 the rows are sorted by them. Without them row k is frame k, counted from 1, unless annotations are given
 that have as many frames of that video as there are rows: then row k is the k-th annotated frame, because
-published features often have a row for each annotated image.
+published features often have a row for each annotated image. Where there are fewer rows than annotated frames,
+which row is which frame is not known, and the video gets no labels.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
-import re
+import os
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,16 +31,19 @@ import h5py
 import numpy as np
 
 from abaw_seq.data.annotations import Annotations
+from abaw_seq.data.checked_file import CheckedFile
 from abaw_seq.data.feature_file import FORMAT, BackboneInfo, FeatureReader, VideoFeatures
+from abaw_seq.data.folder import a_few, has_suffix, list_folder, log_passed_over, video_name
+from abaw_seq.data.frame_names import frame_numbers
 from abaw_seq.errors import UserError
 from abaw_seq.files import PathLike
 
 log = logging.getLogger(__name__)
 
+KIND = "file of features"
 FEATURE_KEYS = ("feature", "features")
 NUMBER_KEYS = ("fn", "frames", "frame")
 NUMBERS_SUFFIX = ".frames"
-_NUMBER = re.compile(r"(\d+)(?:\.\w+)?$")
 
 
 def open_features(path: PathLike, annotations: Annotations | None = None) -> FeatureReader | ForeignReader:
@@ -65,6 +71,11 @@ def open_features(path: PathLike, annotations: Annotations | None = None) -> Fea
         return FeatureReader(path)
     sources = ", ".join(f"{source} ({count} videos)" for source, count in sorted(reader.numbering.items()))
     log.info(f"{place}: features {reader.name!r}, frame numbers {sources}")
+    if reader.unnumbered:
+        log.warning(
+            f"{place}: no labels for videos without frame numbers and with fewer rows than annotated frames: "
+            f"{a_few(list(reader.unnumbered.values()))}; store the numbers (<video>{NUMBERS_SUFFIX}.npy, /<video>/fn)"
+        )
     return reader
 
 
@@ -73,15 +84,18 @@ def _is_foreign_hdf5(path: Path) -> bool:
     if not path.is_file() or not h5py.is_hdf5(path):
         return False
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            return file.attrs.get("format") != FORMAT and any(_dataset(file[key], FEATURE_KEYS) for key in file)
-    except OSError:
-        return False  # truncated, as the feature file's reader will report
+        with CheckedFile(path, KIND) as file:
+            if file.attribute("format", str) != FORMAT:
+                return any(_first(file, video, FEATURE_KEYS) for video in file.names())
+    except UserError:
+        pass  # truncated or damaged, as the feature file's reader will report
+    return False
 
 
-def _dataset(group: h5py.Group | h5py.Dataset, keys: tuple[str, ...]) -> h5py.Dataset | None:
-    entries = (group.get(key) for key in keys) if isinstance(group, h5py.Group) else ()
-    return next((entry for entry in entries if isinstance(entry, h5py.Dataset)), None)
+def _first(file: CheckedFile, video: str, keys: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The place of the first data set of a video that has one of these names; None if there is none."""
+    places = ((video, key) for key in keys)
+    return next((place for place in places if file.dataset(*place, kinds="") is not None), None)
 
 
 @dataclass(frozen=True)
@@ -100,14 +114,16 @@ class ForeignReader:
     """Features of another layout, with those methods of `FeatureReader` that reading needs.
 
     They are those of one backbone called `name`, of unknown weights; there are no labels and no splits.
-    `numbering` counts by source from where the videos' frame numbers are.
+    `numbering` counts by source from where the videos' frame numbers are; `unnumbered` says of each video without frame
+    numbers and with fewer rows than annotated frames how many these are.
     """
 
     def __init__(self, path: Path, name: str, annotations: Annotations | None = None):
         self.path = path
         self.name = name
         self.numbering: Counter[str] = Counter()
-        self._file = None if path.is_dir() else h5py.File(path, "r", locking=False)
+        self.unnumbered: dict[str, str] = {}
+        self._file = None if path.is_dir() else CheckedFile(path, KIND)
         try:
             stored = self._npy_arrays() if self._file is None else self._hdf5_arrays()
             known = annotations.videos if annotations is not None else {}
@@ -161,7 +177,9 @@ class ForeignReader:
         rows = one.order[start:stop]
         first, last = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 0)
         with np.errstate(over="ignore"):  # a number too large for the dtype becomes infinite, and is reported below
-            values = np.asarray(one.values()[first:last]).astype(self.backbones[backbone].dtype, copy=False)
+            with nullcontext() if self._file is None else self._file.reading(video):
+                stored = np.asarray(one.values()[first:last])
+            values = stored.astype(self.backbones[backbone].dtype, copy=False)
         values = values[rows - first]
         if not np.isfinite(values).all():
             raise UserError(f"{self.path}: video {video}: the features hold NaN or infinity; extract this video again")
@@ -179,18 +197,24 @@ class ForeignReader:
         return VideoFeatures(video, self.frames(video), self.valid(video), values, source=str(self.path))
 
     def _hdf5_arrays(self) -> dict[str, tuple[Callable, np.ndarray | None]]:
-        arrays = {}
+        arrays: dict[str, tuple[Callable, np.ndarray | None]] = {}
         assert self._file is not None
-        for video, group in self._file.items():
-            if (values := _dataset(group, FEATURE_KEYS)) is None:
+        file = self._file
+        for name in file.names():
+            video = video_name(name)
+            if (place := _first(file, name, FEATURE_KEYS)) is None:
                 raise UserError(f"{self.path}: video {video}: holds no {FEATURE_KEYS[0]}")
-            numbers = _dataset(group, NUMBER_KEYS)
-            arrays[video] = (lambda values=values: values), None if numbers is None else numbers[:]
+            numbers = None
+            if numbered := _first(file, name, NUMBER_KEYS):
+                numbers = file.values(file.dataset(*numbered, kinds="fiuSO"), *numbered)
+            arrays[video] = functools.partial(file.dataset, *place, kinds="fiu"), numbers
         return arrays
 
     def _npy_arrays(self) -> dict[str, tuple[Callable, np.ndarray | None]]:
-        files = {file.stem: file for file in sorted(self.path.glob("*.npy"))}
-        arrays = {}
+        listing = list_folder(self.path)
+        names = [name for name in listing.files if has_suffix(name, (".npy",))]
+        files = {video_name(os.path.splitext(name)[0]): self.path / name for name in names}
+        arrays: dict[str, tuple[Callable, np.ndarray | None]] = {}
         for video, file in files.items():
             if video.endswith(NUMBERS_SUFFIX) and video.removesuffix(NUMBERS_SUFFIX) in files:
                 continue
@@ -198,6 +222,8 @@ class ForeignReader:
             arrays[video] = (lambda file=file: _load(file)), None if numbers is None else _load(numbers)
         if not arrays:
             raise UserError(f"{self.path}: holds no features, <video>.npy expected; or name a feature file")
+        others = sorted({*listing.folders, *listing.files, *listing.dangling} - set(names))
+        log_passed_over([self.path / name for name in others], "features")
         return arrays
 
     def _kind(self, video: str, values: Callable) -> tuple[tuple[int, int], np.dtype]:
@@ -214,6 +240,8 @@ class ForeignReader:
         if numbers is None and listed is not None and len(listed) == rows:
             self.numbering["as annotated, row by row"] += 1
             return listed, np.arange(rows)
+        if numbers is None and listed is not None and len(listed) > rows:
+            self.unnumbered[video] = f"{video} ({rows} rows, {len(listed)} annotated frames)"
         if numbers is None:
             other = listed is not None and len(listed)
             self.numbering["counted from 1" + ", although other frames are annotated" * bool(other)] += 1
@@ -238,7 +266,9 @@ def _whole_numbers(numbers: np.ndarray) -> np.ndarray | None:
     numbers = np.asarray(numbers).reshape(-1)
     if numbers.dtype.kind not in "fiu":
         texts = [text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text) for text in numbers]
-        matches = [_NUMBER.search(text.strip()) for text in texts]
-        numbers = np.array([int(match[1]) if match else -1 for match in matches])
+        names = [text.strip().rpartition("/")[2] for text in texts]
+        numbers = frame_numbers(names)
+        if len(set(names)) > len(np.unique(numbers)):  # such as those of several faces in one frame
+            return None
     whole = np.isfinite(numbers) & (numbers == np.floor(numbers)) & (numbers >= 0) & (numbers < 2**31)
     return numbers.astype(np.int64) if whole.all() else None

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from abaw_seq.data.folder import video_name
 from abaw_seq.errors import UserError
 
 BLOCK_BYTES = 1 << 20
@@ -212,7 +213,7 @@ def _video_code(folder: bytes, names: dict[str, int]) -> int:
     """Which of the names is the last folder of an image's path; -1 if it cannot be the name of a video."""
     name = folder.lstrip().rpartition(b"/")[2]
     try:
-        text = name.decode("utf-8")
+        text = video_name(name.decode("utf-8"))
     except UnicodeDecodeError:
         return -1
     if text in ("", ".", "..") or "\\" in text or not text.isprintable() or len(name) > MOST_NAME_BYTES:

@@ -20,8 +20,10 @@ import h5py
 import numpy as np
 
 from abaw_seq import __version__
+from abaw_seq.data.checked_file import NUMBERS, CheckedFile
+from abaw_seq.data.folder import video_name
 from abaw_seq.errors import UserError
-from abaw_seq.files import open_hdf5, whole_file, whole_hdf5
+from abaw_seq.files import whole_file, whole_hdf5
 from abaw_seq.metrics import score
 from abaw_seq.run_folder import PREDICTIONS, write_scores
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, TASKS
@@ -106,29 +108,31 @@ def read_predictions(path: str | Path) -> Videos:
         path = path / PREDICTIONS
     if not path.is_file():
         raise UserError(f"{path}: no such prediction file; train or predict first")
-    with open_hdf5(path, "prediction file", format=FORMAT, version=VERSION) as file:
-        return {name: _read_video(path, name, group) for name, group in file["videos"].items()}
+    with CheckedFile(path, "prediction file") as file:
+        file.check_format(FORMAT, VERSION)
+        return {video_name(name): _read_video(file, name) for name in file.names("videos")}
 
 
-def _read_video(path: Path, name: str, group: h5py.Group) -> VideoPredictions:
-    if "frames" not in group:
-        raise UserError(f"{path}: video {name}: frames is missing")
-    frames = group["frames"][:].astype(np.int32)
+def _read_video(file: CheckedFile, name: str) -> VideoPredictions:
+    place = ("videos", name)
+
+    def read(
+        key: str, shape: tuple[int | None, ...], dtype: type[np.generic], kinds: str = NUMBERS
+    ) -> np.ndarray | None:
+        data = file.dataset(*place, key, kinds=kinds, shape=shape)
+        return None if data is None else file.values(data, *place, key).astype(dtype)
+
+    frames = read("frames", (None,), np.int32, "iu")
+    if frames is None:
+        raise file.fault("frames is missing", *place)
     outputs = {}
     for task in TASKS:
-        if task not in group:
-            continue
-        values = group[task][:].astype(np.float32)
-        expected = (len(frames), *SHAPES[task])
-        if values.shape != expected:
-            raise UserError(f"{path}: video {name}: {task} has shape {values.shape}, expected {expected}")
-        if not np.isfinite(values).all():
-            raise UserError(f"{path}: video {name}: {task} holds NaN or infinity")
-        outputs[task] = values
-    labels = group["labels"][:].astype(np.float32) if "labels" in group else None
-    if labels is not None and labels.shape != (len(frames), len(LABEL_COLUMNS)):
-        raise UserError(f"{path}: video {name}: labels has shape {labels.shape}")
-    return VideoPredictions(frames, outputs, labels, group.attrs.get("split"))
+        if (values := read(task, (len(frames), *SHAPES[task]), np.float32)) is not None:
+            if not np.isfinite(values).all():
+                raise file.fault("holds NaN or infinity", *place, task)
+            outputs[task] = values
+    labels = read("labels", (len(frames), len(LABEL_COLUMNS)), np.float32)
+    return VideoPredictions(frames, outputs, labels, file.attribute("split", str, *place))
 
 
 def by_video(corpus: Corpus, videos: list[int], outputs: dict[str, np.ndarray]) -> Videos:

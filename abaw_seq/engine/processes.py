@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -72,6 +72,13 @@ class ProcessGroup:
         if answer[1] is not None:
             raise answer[1]
         return answer[0]
+
+    @contextmanager
+    def holding(self, guard: AbstractContextManager[None]) -> Iterator[None]:
+        """Enter a block that guards an output in the first process; its AbawError ends them all."""
+        with ExitStack() as stack:
+            self.share(lambda: stack.enter_context(guard))
+            yield
 
     def gather(self, value: T) -> list[T]:
         """Every process's value by rank, in every process, once all have arrived here."""

@@ -29,7 +29,17 @@ from abaw_seq.files import write_text
 from abaw_seq.learn.settings import TrainConfig
 from abaw_seq.results.reading import read_current
 from abaw_seq.results.tables import SCORE_NAMES
-from abaw_seq.run_folder import CONFIG, FOLDS, LAST, check_same_config, is_finished, read_scores, write_provenance
+from abaw_seq.run_folder import (
+    CONFIG,
+    FOLDS,
+    LAST,
+    check_kind,
+    check_same_config,
+    holds_run_folder,
+    is_finished,
+    read_scores,
+    write_provenance,
+)
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +77,7 @@ def store_folds(folder: Path, folds: list[Fold]) -> Path:
     return path
 
 
+@holds_run_folder("folder")
 def crossvalidate(
     config: TrainConfig,
     corpus: Corpus,
@@ -84,7 +95,9 @@ def crossvalidate(
     interrupted one goes on. The validation videos of the official split are in the other folds, too. So that split is
     left out of the pooled predictions, the mean and the deviation (that of a sample), unless it is the only fold.
     """
-    if not resume and any((folder / fold.name / LAST).exists() for fold in folds):
+    check_kind(folder, FOLDS)
+    runs = [folder, *(folder / fold.name for fold in folds)]
+    if not resume and any((run / LAST).exists() or is_finished(run) for run in runs):
         raise UserError(f"{folder} already holds folds: resume them, or name another folder")
     store_folds(folder, folds)
     if resume and (folder / CONFIG).exists():

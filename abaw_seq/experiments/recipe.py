@@ -15,11 +15,12 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 
 from abaw_seq import config as configs
+from abaw_seq.config.ranges import Checked, Range, Seed
 from abaw_seq.data.corpus import Corpus, load_corpus
 from abaw_seq.data.folds import OFFICIAL
 from abaw_seq.data.prediction_file import Videos, score_videos, write_predictions
@@ -30,24 +31,32 @@ from abaw_seq.files import write_text
 from abaw_seq.learn.settings import TrainConfig
 from abaw_seq.results.ensemble import store_joined
 from abaw_seq.results.objective import cross_fitted, labelled_videos
-from abaw_seq.results.postprocess import fit_postprocess, fit_run
+from abaw_seq.results.postprocess import fit_held_run, fit_postprocess
 from abaw_seq.results.reading import read_current
 from abaw_seq.results.tables import SCORE_NAMES, number
 from abaw_seq.results.weights import cross_fitted_ensemble, fit_ensemble
-from abaw_seq.run_folder import MEMBERS, OUT_OF_FOLD, RESULTS, check_same_config, check_untrained, is_finished
+from abaw_seq.run_folder import (
+    MEMBERS,
+    OUT_OF_FOLD,
+    RESULTS,
+    check_kind,
+    check_same_config,
+    holds_run_folder,
+    is_finished,
+)
 
 COLUMNS = SCORE_NAMES | {"smoothed": "P_MTL smoothed", "tuned": "P_MTL smoothed and tuned"}
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Checked):
     """A whole system: which configs are trained, how often, and how their predictions are joined."""
 
     members: tuple[str, ...]
     """Training configs of the ensemble: files, named from the folder of this one, or shipped configs (abaw4/gru)."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """Seeds with which each config is trained, one model per seed."""
-    folds: int = 0
+    folds: Annotated[int, Range("[0, 1000]")] = 0
     """0: weights and postprocessing are fitted on the validation split. K, at least 2: each model is trained on K
     folds by source video as well, and they are fitted on the out-of-fold predictions."""
     method: Literal["mean", "weighted", "greedy"] = "greedy"
@@ -60,12 +69,13 @@ class Recipe:
     """Changes to all training configs, such as [epochs=10, optim.lr=1e-4]."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         stems = [Path(name).stem for name in (*self.baselines, *self.members)]
         if not self.members or not self.seeds:
             raise ValueError("members and seeds must name at least one each")
         if len(set(stems)) < len(stems) or len(set(self.seeds)) < len(self.seeds):
             raise ValueError("two configs of the same file name, or the same seed twice")
-        if self.folds < 0 or self.folds == 1:
+        if self.folds == 1:
             raise ValueError(f"folds must be 0 or at least 2, not {self.folds}")
 
 
@@ -77,6 +87,7 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     return dataclasses.replace(recipe, set=(*recipe.set, *others))
 
 
+@holds_run_folder("run")
 def follow(
     recipe: Recipe,
     folder: Path,
@@ -93,7 +104,7 @@ def follow(
     finished member is passed over, an interrupted one goes on. Raises UserError where there is no validation split.
     """
     # Members, on corpora that are loaded once.
-    check_untrained(run)
+    check_kind(run, RESULTS)
     corpora: dict[tuple[str, ...], Corpus] = {}
     names_of: dict[str, list[str]] = {}
     trainings: list[Training] = []
@@ -131,7 +142,7 @@ def follow(
     if recipe.folds:
         write_predictions(run / OUT_OF_FOLD, ensemble.apply(fit_on))
     if recipe.postprocess:
-        fit_run(run, run / OUT_OF_FOLD if recipe.folds else None)
+        fit_held_run(run, run / OUT_OF_FOLD if recipe.folds else None)
 
     # How they compare: each config and the mean of all, over the seeds, then the ensemble.
     rows = {stem: [_scored(predictions[name]) for name in names] for stem, names in names_of.items()}

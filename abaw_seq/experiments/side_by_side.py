@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from abaw_seq.data.feature_store import free_host_memory
 from abaw_seq.learn.member import Member
 from abaw_seq.learn.settings import TrainConfig
 from abaw_seq.learn.together import member_bytes, stack_key, train_together
+from abaw_seq.learn.train import train
+from abaw_seq.run_folder import held_run
+from abaw_seq.signals import deaf_children, end_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +60,9 @@ def train_all(
     """Train every model, and leave its validation predictions and scores in its run folder.
 
     Interrupted runs go on after their last whole epoch. Models of one shape train at once as a stack of at most
-    `members`, 1 for none; None: as many as memory has room for on a GPU, none on a CPU, which gains little by it. With `jobs` above 1 that many stacks train at a time,
-    each in a process of its own with its share of the threads; they share one copy of the corpora. The first error
-    ends all.
+    `members`, 1 for none; None: on a GPU as many as memory has room for, on a CPU, which gains little, none. With
+    `jobs` above 1 that many stacks train at a time, each in a process of its own with its share of the threads; they
+    share one copy of the corpora. The first error ends all.
     """
     if not trainings:
         return
@@ -83,7 +87,8 @@ def train_all(
     )
     try:
         with terminal.progress(f"train {jobs} at a time", len(trainings), "models") as advance:
-            names = {pool.submit(_work, stack): [training.run.name for training in stack] for stack in stacks}
+            with deaf_children():
+                names = {pool.submit(_work, stack): [training.run.name for training in stack] for stack in stacks}
             for done in as_completed(names):
                 done.result()
                 advance(len(names[done]), ", ".join(names[done]))
@@ -117,15 +122,23 @@ def _room(device: torch.device) -> int:
 
 
 def _train(stack: list[Training], corpora: Corpora, device: torch.device) -> None:
-    train_together(
-        [
-            Member(
-                training.config, corpora[training.config.backbones], training.run, device=device, resume=True,
-                train_videos=training.train_videos, val_videos=training.val_videos,
-            )
-            for training in stack
-        ]
-    )  # fmt: skip
+    if len(stack) == 1:
+        train(**_arguments(stack[0], corpora), device=device, resume=True)
+        return
+    with ExitStack() as held:
+        for training in stack:
+            held.enter_context(held_run(training.run))
+        train_together([Member(**_arguments(training, corpora), device=device, resume=True) for training in stack])
+
+
+def _arguments(training: Training, corpora: Corpora) -> dict[str, Any]:
+    return {
+        "config": training.config,
+        "corpus": corpora[training.config.backbones],
+        "run": training.run,
+        "train_videos": training.train_videos,
+        "val_videos": training.val_videos,
+    }
 
 
 def _hindrance(corpora: Corpora, device: torch.device) -> str:
@@ -153,6 +166,7 @@ _held: dict[str, Any] = {}
 
 
 def _start(corpora: Corpora, device: torch.device, threads: int) -> None:
+    end_with_parent()
     torch.set_num_threads(threads)
     _held.update(corpora=corpora, device=device)
 

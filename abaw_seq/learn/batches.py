@@ -9,25 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from abaw_seq.config.ranges import Checked, Count
 from abaw_seq.data.corpus import Corpus
 from abaw_seq.data.windows import batches_of_windows, lane_steps
 
 
 @dataclass(frozen=True)
-class WindowConfig:
+class WindowConfig(Checked):
     """How videos are cut into training batches."""
 
-    length: int = 64
+    length: Count = 64
     """Frames per window; predictions are made with windows of this length as well."""
-    batch: int = 16
+    batch: Count = 16
     """Windows per training step; with `carry`, videos that advance side by side."""
     carry: bool = False
     """Cut each video into consecutive windows and hand the recurrent encoder's state on from one to the next, as
     published for ABAW4 (lstm, gru). Otherwise windows come in random order and cover every frame."""
-
-    def __post_init__(self) -> None:
-        if self.length < 1 or self.batch < 1:
-            raise ValueError(f"length and batch must be positive, not {self.length} and {self.batch}")
 
 
 @dataclass(frozen=True)

@@ -14,44 +14,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from abaw_seq.config.ranges import Checked, NotNegative, Positive, ShareBelowOne
 from abaw_seq.models.outputs import BINS, bin_expectation
 from abaw_seq.tasks import AU, EXPRESSION, TASKS
 
 
 @dataclass(frozen=True)
-class LossConfig:
+class LossConfig(Checked):
     """The loss of each task: cross-entropy for expressions, binary cross-entropy for action units."""
 
     valence_arousal: Literal["mse", "ccc", "mse+ccc", "bins"] = "mse+ccc"
     """Loss of valence and of arousal: mean squared error, 1 - CCC, their sum, or classification into 20 bins
     (cross-entropy on the bin, plus 1 - CCC of the expectation; Vu et al., ABAW 2021)."""
-    ccc_weight: float = 1.0
-    """Factor on each 1 - CCC in the loss of valence and arousal, at least 0."""
+    ccc_weight: NotNegative = 1.0
+    """Factor on each 1 - CCC in the loss of valence and arousal."""
     balance: bool = True
     """Weigh rare expressions and rarely active action units more, by their counts in the training split, where
     `class_weights` or `positive_weights` do not say how."""
-    class_weights: tuple[float, ...] = ()
-    """8 weights above 0, one per expression in the official order; [] for those of `balance`."""
-    positive_weights: tuple[float, ...] = ()
-    """12 weights above 0 of active action units in the official order; [] for those of `balance`."""
-    label_smoothing: float = 0.0
-    """Share of an expression's label that is spread over all expressions, in [0, 1)."""
-    focal: float = 0.0
+    class_weights: tuple[Positive, ...] = ()
+    """8 weights, one per expression in the official order; [] for those of `balance`."""
+    positive_weights: tuple[Positive, ...] = ()
+    """12 weights of active action units in the official order; [] for those of `balance`."""
+    label_smoothing: ShareBelowOne = 0.0
+    """Share of an expression's label that is spread over all expressions."""
+    focal: NotNegative = 0.0
     """Exponent e of the focal factor (1 - p)^e on expressions and action units, which weighs what is already
     predicted well less (Lin et al., ICCV 2017); 0 for none."""
-    au_negative_focal: float | None = None
+    au_negative_focal: NotNegative | None = None
     """The exponent for inactive action units, where it differs from `focal`: the asymmetric loss (Ridnik et al.,
     ICCV 2021)."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be in [0, 1), not {self.label_smoothing}")
-        if min(self.focal, self.au_negative_focal or 0.0, self.ccc_weight) < 0:
-            raise ValueError("focal, au_negative_focal and ccc_weight must not be negative")
+        super().__post_init__()
         for name, count in (("class_weights", EXPRESSION.outputs), ("positive_weights", AU.outputs)):
             weights = getattr(self, name)
-            if weights and (len(weights) != count or min(weights) <= 0):
-                raise ValueError(f"{name} must be {count} positive numbers, not {list(weights)}")
+            if weights and len(weights) != count:
+                raise ValueError(f"{name} must be {count} positive numbers, not {len(weights)}")
 
 
 def outputs_of(task: str, config: LossConfig) -> int:
@@ -199,3 +197,66 @@ def positive_weights(labels: Tensor, power: float = 0.5, most: float = 10.0) -> 
     positives = (cells == 1).sum(0).double().clamp(min=1)
     negatives = (cells == 0).sum(0).double()
     return ((negatives / positives) ** power).clamp(1e-2, most).float()
+
+
+def with_teacher(
+    supervised: dict[str, Tensor],
+    outputs: dict[str, Tensor],
+    teacher: dict[str, Tensor],
+    labels: Tensor,
+    *,
+    weight: float,
+    temperature: float,
+    values: Literal["mse", "ccc"] = "mse",
+) -> dict[str, Tensor]:
+    """Mix every task's loss with the distance from a teacher's outputs (Vu et al., ABAW 2021).
+
+    The loss of a labelled frame is (1 - weight) x that of its label + weight x the distance; without a label it is the
+    distance. The result is the mean over the frames that have a label or a teacher. Tasks that the teacher lacks keep
+    their loss. values: how plain valence and arousal are compared, frame by frame or by 1 - CCC over the batch.
+
+    supervised: {task: scalar}, means over the labelled frames; outputs, teacher: {task: (..., width)}, raw, NaN where
+    there is no teacher; labels: (..., 15), NaN where there is none.
+    """
+    mixed = dict(supervised)
+    for task in supervised.keys() & teacher.keys():
+        target = teacher[task]
+        labelled = ~torch.isnan(labels[..., TASKS[task].columns]).all(-1)
+        taught = ~torch.isnan(target).any(-1)
+        output, target = outputs[task].float(), torch.nan_to_num(target)
+        share = torch.where(labelled, weight, 1.0) * taught
+        count = (labelled | taught).sum().clamp(min=1)
+        if values == "ccc" and task not in (EXPRESSION.name, AU.name) and not _both_bins(output, target):
+            distance = share.sum() * ccc_loss(_value(output), _value(target), taught)
+        else:
+            distance = (share * torch.where(taught, teacher_distance(task, output, target, temperature), 0.0)).sum()
+        # A labelled frame without a teacher has its label's loss alone.
+        own = torch.where(labelled, torch.where(taught, 1 - weight, 1.0), 0.0).sum()
+        mixed[task] = own / count * supervised[task] + distance / count
+    return mixed
+
+
+def teacher_distance(task: str, output: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Distance per frame (...) between raw outputs (..., width) of student and teacher.
+
+    Classes and bins: Kullback-Leibler divergence of the distributions at `temperature`; action units: the
+    mean of each one's divergence; valence and arousal as values: squared difference.
+    """
+    soft = temperature**2
+    if task == AU.name:
+        p, q = torch.sigmoid(teacher / temperature), output / temperature
+        entropy = F.binary_cross_entropy_with_logits(teacher / temperature, p, reduction="none")
+        return soft * (F.binary_cross_entropy_with_logits(q, p, reduction="none") - entropy).mean(dim=-1)
+    if task == EXPRESSION.name or _both_bins(output, teacher):
+        p = F.log_softmax(teacher / temperature, -1)
+        q = F.log_softmax(output / temperature, -1)
+        return soft * F.kl_div(q, p, reduction="none", log_target=True).sum(dim=-1)
+    return (_value(output) - _value(teacher)) ** 2
+
+
+def _both_bins(output: Tensor, teacher: Tensor) -> bool:
+    return output.shape[-1] == teacher.shape[-1] == BINS
+
+
+def _value(output: Tensor) -> Tensor:
+    return bin_expectation(output) if output.shape[-1] == BINS else torch.tanh(output[..., 0])

@@ -18,6 +18,7 @@ from abaw_seq import config as configs
 from abaw_seq.data.corpus import Corpus
 from abaw_seq.data.prediction_file import VideoPredictions, by_video, save_scored
 from abaw_seq.engine.best import BestEpoch
+from abaw_seq.engine.memory import TRAINING_COPIES, check_fits
 from abaw_seq.engine.provenance import provenance
 from abaw_seq.engine.update import RunningAverage, Update
 from abaw_seq.errors import AbawError, UserError
@@ -77,6 +78,7 @@ class Member:
         resume: bool = False,
         train_videos: list[int] | None = None,
         val_videos: list[int] | None = None,
+        taught: dict[str, Tensor] | None = None,
     ):
         # Data: everything on the device, windows by index.
         self.config, self.run = config, run
@@ -84,7 +86,10 @@ class Member:
         self.train_videos = corpus.training_videos() if train_videos is None else train_videos
         self.val_videos = corpus.in_split("val") if val_videos is None else val_videos
         train_rows = corpus.rows(self.train_videos)
-        _check_labels(config, corpus, train_rows)
+        if (config.teacher is None) != (taught is None):
+            raise UserError("teacher: this config learns from a teacher, whom abaw-seq distill --teacher RUN names")
+        self.taught = taught or {}
+        _check_labels(config, corpus, train_rows, self.taught)
         self._truth = corpus.labels[corpus.rows(self.val_videos)].cpu().numpy()
         if reach := {task: frames for task, frames in config.label_reach.items() if frames}:
             corpus, filled = corpus.with_nearest_labels(self.train_videos, reach)
@@ -99,6 +104,7 @@ class Member:
         # Model, loss, optimiser.
         torch.manual_seed(config.seed)
         widths = {task: outputs_of(task, config.loss) for task in config.tasks}
+        check_fits(lambda: MultiTaskModel(corpus.dim, config.model, widths), "this model", copies=TRAINING_COPIES)
         self.model = MultiTaskModel(corpus.dim, config.model, widths).to(device)
         self.model.standardise.fit(corpus.gather_features, train_rows, config.standardised(corpus, "train"))
         self.weighting = TaskWeighting(config.tasks, config.weighting).to(device)
@@ -192,7 +198,7 @@ class Member:
     def result(self) -> TrainResult:
         """End the run: the best epoch's predictions and scores."""
         config, run, model = self.config, self.run, self.average.model
-        if len(self.history) < config.epochs:
+        if len(self.history) < config.epochs and self.is_over:
             stopped = f"stopped after epoch {len(self.history)}"
             log.info(f"{run.name}: no better score for {config.patience} epochs, {stopped}")
         if rate := self.corpus.gather_rate():
@@ -228,11 +234,11 @@ def _portable(model: MultiTaskModel, corpus: Corpus, config: TrainConfig) -> dic
     }
 
 
-def _check_labels(config: TrainConfig, corpus: Corpus, rows: Tensor) -> None:
+def _check_labels(config: TrainConfig, corpus: Corpus, rows: Tensor, taught: dict[str, Tensor]) -> None:
     if not len(rows):
         raise UserError("no training videos: attach labels and splits to the features, or give annotations")
     known = (~torch.isnan(corpus.labels[rows])).any(0).cpu()
     for task in config.tasks:
-        if not known[TASKS[task].columns].any():
+        if not known[TASKS[task].columns].any() and task not in taught:
             columns = ", ".join(LABEL_COLUMNS[TASKS[task].columns])
             raise UserError(f"no training frame has a label for {task} ({columns}); attach labels or drop the task")

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from abaw_seq.config.ranges import Checked, LargestNorm, NotNegative, Positive, ShareBelowOne
 from abaw_seq.engine.schedule import Schedule, parameter_groups, rate_factor
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -16,38 +17,35 @@ GROUPS = ("trunk", "tops", "heads", "embeddings")
 
 
 @dataclass(frozen=True)
-class OptimConfig:
+class OptimConfig(Checked):
     """Optimiser, learning-rate schedule and running average of the weights."""
 
     kind: Literal["adam", "adamw"] = "adamw"
     """Optimiser: `adam` adds the weight decay to the gradient, `adamw` applies it to the weights."""
-    lr: float = 1e-3
-    """Highest learning rate, above 0."""
-    weight_decay: float = 0.01
+    lr: Positive = 1e-3
+    """Highest learning rate."""
+    weight_decay: NotNegative = 0.01
     """Weight decay of matrices; vectors and scalars have none."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the running averages of the gradient and of its square, each in [0, 1)."""
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)
+    """Decay of the running averages of the gradient and of its square."""
     schedule: Schedule = "cosine"
     """How the learning rate changes: `constant`; `constant_linear`, constant for `constant` epochs, then falling
     linearly to 0; `warmup_linear`, rising over `warmup` epochs, then falling linearly to 0; `cosine`, rising over
     `warmup` epochs, then falling to 0 along half a cosine."""
-    warmup: float = 1.0
+    warmup: NotNegative = 1.0
     """Epochs over which the learning rate rises linearly (`warmup_linear`, `cosine`); at most half of all epochs."""
-    constant: float = 0.0
+    constant: NotNegative = 0.0
     """Epochs before the learning rate starts to fall (`constant_linear`)."""
-    clip: float = 5.0
-    """Largest norm of the gradient of all weights, above 0; a larger gradient is scaled down to it."""
-    ema: float = 0.0
-    """Decay per step of the running average of the weights, in [0, 1). Above 0 this average is what is validated
+    clip: LargestNorm = 5.0
+    """Largest norm of the gradient of all weights; a larger gradient is scaled down to it."""
+    ema: ShareBelowOne = 0.0
+    """Decay per step of the running average of the weights. Above 0 this average is what is validated
     and saved; 0 uses the weights themselves."""
-    group_lr: dict[str, float] = field(default_factory=dict)
+    group_lr: dict[str, NotNegative] = field(default_factory=dict)
     """Factor on the learning rate of a part of the model: trunk, tops, heads, embeddings. 1 where not named."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.clip <= 0:
-            raise ValueError(f"lr and clip must be positive, not {self.lr} and {self.clip}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must be in [0, 1), not {self.ema}")
+        super().__post_init__()
         if unknown := set(self.group_lr) - set(GROUPS):
             raise ValueError(f"group_lr: unknown part {sorted(unknown)[0]!r} (parts: {', '.join(GROUPS)})")
 

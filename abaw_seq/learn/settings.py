@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+from abaw_seq.config.ranges import Checked, Count, NotNegative, Positive, Range, Seed, Share, ShareBelowOne
 from abaw_seq.data.corpus import Corpus
 from abaw_seq.errors import UserError
 from abaw_seq.learn.batches import WindowConfig
@@ -15,25 +16,35 @@ from abaw_seq.models.encoders import MAX_LEARNED_POSITIONS
 from abaw_seq.models.frameworks import ModelConfig, dependency_order
 from abaw_seq.tasks import TASKS
 
+Reach = Annotated[int, Range("[0, 1000000000]")]
+
 
 @dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(Checked):
     """Random changes of the features in training."""
 
-    noise: float = 0.0
-    """Gaussian noise, in standard deviations of each feature, at least 0."""
-    time_mask: float = 0.0
-    """Share of the frames that are hidden (set to the mean), in [0, 1)."""
-    feature_dropout: float = 0.0
-    """Share of the features that are hidden throughout a window (set to the mean), in [0, 1)."""
-
-    def __post_init__(self) -> None:
-        if not (self.noise >= 0 and 0 <= self.time_mask < 1 and 0 <= self.feature_dropout < 1):
-            raise ValueError("noise must not be negative, time_mask and feature_dropout must be in [0, 1)")
+    noise: NotNegative = 0.0
+    """Gaussian noise, in standard deviations of each feature."""
+    time_mask: ShareBelowOne = 0.0
+    """Share of the frames that are hidden (set to the mean)."""
+    feature_dropout: ShareBelowOne = 0.0
+    """Share of the features that are hidden throughout a window (set to the mean)."""
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TeacherConfig(Checked):
+    """How a run learns from the outputs of a teacher (`abaw-seq distill`), beside labels and where there are none."""
+
+    weight: Share = 0.4
+    """The teacher's share of the loss of a labelled frame; without a label it is all of the loss."""
+    temperature: Positive = 1.5
+    """Logits of teacher and student are divided by this before they are compared."""
+    values: Literal["mse", "ccc"] = "mse"
+    """How valence and arousal are compared unless both are in bins: squared difference, or 1 - CCC over the batch."""
+
+
+@dataclass(frozen=True)
+class TrainConfig(Checked):
     """Everything a training run depends on besides its feature files."""
 
     tasks: tuple[str, ...] = tuple(TASKS)
@@ -43,7 +54,7 @@ class TrainConfig:
     standardise: Literal["train", "video", "none"] | dict[str, Literal["train", "video", "none"]] = "train"
     """Bring features to mean 0 and deviation 1: by the statistics of the training split, of each video, or not at
     all. One word for all backbones, or one per backbone ({mae: train, iresnet: video}; train where not named)."""
-    nearest_label: int | dict[str, int] = 0
+    nearest_label: Reach | dict[str, Reach] = 0
     """A training frame without a label takes that of the nearest labelled frame of its video, up to this many frames
     away; 0 for never. One number for all tasks, or one per task ({expression: 5}; 0 where not named)."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -54,40 +65,37 @@ class TrainConfig:
     """Random changes of the features in training."""
     loss: LossConfig = field(default_factory=LossConfig)
     """The loss of each task."""
+    teacher: TeacherConfig | None = None
+    """Learning from a teacher, which `abaw-seq distill` names; null for labels alone."""
     weighting: WeightingConfig = field(default_factory=WeightingConfig)
     """How the losses of the tasks become one."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimiser and learning rate."""
-    epochs: int = 30
-    """Passes over the training split, at least 1."""
-    patience: int | None = None
-    """Stop after this many epochs without a better validation score (P_MTL), at least 1; null to train all epochs."""
+    epochs: Count = 30
+    """Passes over the training split."""
+    patience: Count | None = None
+    """Stop after this many epochs without a better validation score (P_MTL); null to train all epochs."""
     keep_best_per_task: bool = False
     """Also save each task's own best epoch as `best_<task>.pt`, for ensembles; `best.pt` is the epoch of the best
     P_MTL."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of the products. On a GPU lstm and gru are slower in bf16 than in fp32."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the initial weights and of all random choices."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.tasks or (unknown := set(self.tasks) - set(TASKS)):
             raise ValueError(f"tasks must be some of {', '.join(TASKS)}, not {sorted(unknown) if self.tasks else '[]'}")
         if self.windows.carry and not self.model.encoder.recurrent:
             raise ValueError(f"windows.carry needs a recurrent encoder, not {self.model.encoder.kind}")
         if unknown := set(self.label_reach) - set(TASKS):
             raise ValueError(f"nearest_label: no task {sorted(unknown)[0]!r}, one of {', '.join(TASKS)}")
-        if min(self.label_reach.values(), default=0) < 0:
-            raise ValueError("nearest_label must not be negative")
         dependency_order(self.tasks, self.model.feedback)
         encoder = self.model.encoder
         learned = encoder.kind == "transformer" and encoder.positions == "learned"
         if learned and self.windows.length > MAX_LEARNED_POSITIONS:
             raise ValueError(f"windows.length must be at most {MAX_LEARNED_POSITIONS} with learned positions")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"patience must be at least 1, not {self.patience}")
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be at least 1, not {self.epochs}")
 
     @property
     def label_reach(self) -> dict[str, int]:

@@ -39,8 +39,8 @@ def stack_key(config: TrainConfig, device: torch.device) -> str | None:
     They may differ in seed, learning rates, number of epochs, patience and what else concerns a member by itself.
     """
     carries_both_ways = config.windows.carry and config.model.encoder.bidirectional
-    depends_on_epoch = config.model.gt_decay
-    if config.precision != "fp32" or carries_both_ways or depends_on_epoch or not can_stack(config.model, device):
+    more = config.model.gt_decay or config.teacher is not None  # what depends on the epoch, or on a teacher
+    if config.precision != "fp32" or carries_both_ways or more or not can_stack(config.model, device):
         return None
     alike = TrainConfig()
     own = ("seed", "optim", "epochs", "patience", "keep_best_per_task", "weighting", "nearest_label")

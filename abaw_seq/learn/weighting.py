@@ -8,11 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from abaw_seq.config.ranges import Checked, NotNegative
+
 TEMPERATURE = 1.5
 
 
 @dataclass(frozen=True)
-class WeightingConfig:
+class WeightingConfig(Checked):
     """How the losses of the tasks become one."""
 
     kind: Literal["fixed", "normalised", "uncertainty", "dynamic"] = "fixed"
@@ -20,13 +22,13 @@ class WeightingConfig:
     current value; `uncertainty`: weights that are learned (Kendall et al., CVPR 2018), besides those given here;
     `dynamic`: besides, weights from the ratio of the last two epochs' losses (dynamic weight average, Liu et al.,
     CVPR 2019)."""
-    valence: float = 1.0
+    valence: NotNegative = 1.0
     """Weight of the loss of valence."""
-    arousal: float = 1.0
+    arousal: NotNegative = 1.0
     """Weight of the loss of arousal."""
-    expression: float = 1.0
+    expression: NotNegative = 1.0
     """Weight of the loss of the expressions."""
-    au: float = 1.0
+    au: NotNegative = 1.0
     """Weight of the loss of the action units."""
 
 

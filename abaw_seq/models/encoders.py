@@ -10,51 +10,56 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from abaw_seq.config.ranges import Checked, Heads, Range, Share, Width
 from abaw_seq.models.dropout import Dropout
 
+MAX_DOUBLINGS = 20
 MAX_LEARNED_POSITIONS = 512
 State = tuple[Tensor, ...]
 Encoded = tuple[Tensor, State | None]
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(Checked):
     """A temporal encoder over the features of consecutive frames."""
 
     kind: Literal["none", "lstm", "gru", "transformer", "tcn"] = "gru"
     """Kind of layers; `none` treats each frame by itself, `tcn` is a temporal convolutional network."""
-    dim: int = 256
+    dim: Width = 256
     """Hidden size of a layer (of each direction, where there are two); for the transformer a multiple of 2 x heads."""
-    layers: int = 1
+    layers: Annotated[int, Range("[0, 1000]")] = 1
     """Number of layers in all, those of single tasks included."""
-    dropout: float = 0.3
-    """Dropout in and after the layers, 0 to 1."""
+    dropout: Share = 0.3
+    """Dropout in and after the layers."""
     bidirectional: bool = False
     """Read each window in both directions (lstm, gru)."""
-    heads: int = 4
+    heads: Heads = 4
     """Attention heads (transformer)."""
-    ffn: int = 1024
+    ffn: Width = 1024
     """Width of the feed-forward layers (transformer)."""
     positions: Literal["sinusoidal", "learned", "rotary", "none"] = "sinusoidal"
     """How a layer sees a frame's place in its window (transformer); learned: windows of at most 512 frames."""
     norm: Literal["pre", "post"] = "post"
     """Layer normalisation before or after each residual sum (transformer)."""
-    kernel: int = 3
+    kernel: Annotated[int, Range("[1, 1001]")] = 3
     """Frames under a convolution, odd unless `causal` (tcn); the distance between them doubles from layer to layer."""
     causal: bool = False
     """See only the present and earlier frames (tcn)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.kind == "transformer" and self.dim % (2 * self.heads):
             raise ValueError(f"dim {self.dim} must be a multiple of twice the number of heads ({self.heads})")
         if self.layers < 1 and self.kind != "none":
             raise ValueError(f"layers must be at least 1, not {self.layers}")
+        if self.kind == "tcn" and self.layers > MAX_DOUBLINGS:
+            raise ValueError(f"layers must be at most {MAX_DOUBLINGS} (tcn), which see 1,000,000 frames")
         if self.kernel % 2 == 0 and not self.causal:
             raise ValueError(f"kernel must be odd unless causal is true, not {self.kernel}")
 

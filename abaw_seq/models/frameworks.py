@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from abaw_seq.config.ranges import Checked, Range, Share, Width
 from abaw_seq.models.encoders import EncoderConfig, State, stack
 from abaw_seq.models.heads import PredictionEmbedding, Standardise, TaskHead
 from abaw_seq.models.outputs import probabilities, unit_range, unit_truth
@@ -25,7 +26,7 @@ from abaw_seq.tasks import TASKS
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Checked):
     """A multi-task model: temporal encoder, how the tasks share it, and one head per task."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -34,23 +35,24 @@ class ModelConfig:
     """How the tasks share the encoder: `se`, all of it; `sbe`, its lower layers, with `task_layers` layers of its own
     for each task; `sbe_hsf`, as sbe, and the hidden states of source tasks are fed to other tasks;
     `prediction_feedback`, as sbe, and embeddings of the source tasks' predictions are fed to other tasks."""
-    task_layers: int = 0
+    task_layers: Annotated[int, Range("[0, 1000]")] = 0
     """How many of the encoder's layers each task has for itself: 0 with se, at least 1 with the others."""
     feedback: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """The source tasks that each fed task gets, such as {arousal: [valence, au]} (sbe_hsf, prediction_feedback)."""
-    embedding: int = 256
+    embedding: Width = 256
     """Width of the embedding of a prediction (prediction_feedback)."""
-    gt_rate: float = 0.0
-    """Share of the labelled training frames whose label is fed instead of the prediction, 0 to 1
+    gt_rate: Share = 0.0
+    """Share of the labelled training frames whose label is fed instead of the prediction
     (prediction_feedback)."""
     gt_decay: bool = False
     """Let `gt_rate` fall linearly to 0 in the last epoch."""
-    head: tuple[int, ...] = (256,)
+    head: tuple[Width, ...] = (256,)
     """Widths of the hidden layers of each task's head; [] for a linear head."""
-    head_dropout: float = 0.3
-    """Dropout in front of each layer of the heads, 0 to 1."""
+    head_dropout: Share = 0.3
+    """Dropout in front of each layer of the heads."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         needs_feedback = self.framework in ("sbe_hsf", "prediction_feedback")
         if self.framework == "se" and self.task_layers:
             raise ValueError("task_layers needs another framework than se, which shares the whole encoder")
@@ -63,8 +65,6 @@ class ModelConfig:
         if needs_feedback != bool(self.feedback):
             fault = "is missing for" if needs_feedback else "has no meaning in"
             raise ValueError(f"feedback {fault} framework {self.framework}")
-        if not 0 <= self.gt_rate <= 1:
-            raise ValueError(f"gt_rate must be in [0, 1], not {self.gt_rate}")
         dependency_order(tuple(TASKS), self.feedback)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -46,13 +48,21 @@ class CarriedState:
 
 @torch.inference_mode()
 def predict_videos(
-    model: MultiTaskModel, corpus: Corpus, videos: list[int], *, length: int, carry: bool, batch: int = 32
+    model: MultiTaskModel,
+    corpus: Corpus,
+    videos: list[int],
+    *,
+    length: int,
+    carry: bool,
+    batch: int = 32,
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] = probabilities,
 ) -> dict[str, Tensor]:
     """Probabilities of every frame of the given videos, in their order.
 
     With `carry`, a recurrent model reads each video from start to end in segments of `length`, each with
     the state of the one before, as in training. Otherwise windows of `length` overlap by a quarter, and each
-    frame's prediction is the average over the windows that cover it, weighted towards their centres.
+    frame's prediction is the average over the windows that cover it, weighted towards their centres. `convert` says
+    what raw outputs become before they are averaged.
 
     Returns {task: (n, ...)} on the device of the corpus, rows as in `corpus.rows(videos)`.
     """
@@ -60,7 +70,7 @@ def predict_videos(
     model.eval()
     lengths = [corpus.lengths[v] for v in videos]
     offsets = np.cumsum([0, *lengths])
-    total = _Average(int(offsets[-1]), corpus.device)
+    total = _Average(int(offsets[-1]), corpus.device, convert)
     with full_speed(corpus.device, model):
         if carry and model.recurrent:
             state = CarriedState()
@@ -82,7 +92,8 @@ def predict_videos(
 class _Average:
     """Weighted average of predictions over the windows that cover each frame."""
 
-    def __init__(self, frames: int, device: torch.device):
+    def __init__(self, frames: int, device: torch.device, convert: Callable[[dict[str, Tensor]], dict[str, Tensor]]):
+        self._convert = convert
         self._weight = torch.zeros(frames, device=device)
         self._sum: dict[str, Tensor] = {}
 
@@ -92,7 +103,7 @@ class _Average:
         inside = position[None, :] < windows[:, 2:3]
         rows = (offsets[windows[:, 0]] + windows[:, 1])[:, None] + position[None, :]
         shares = np.broadcast_to(weight[: len(position)], rows.shape)
-        outputs = probabilities(outputs)
+        outputs = self._convert(outputs)
         for task, values in outputs.items():
             if task not in self._sum:
                 self._sum[task] = torch.zeros(len(self._weight), *values.shape[2:], device=device)

@@ -31,6 +31,26 @@ def probabilities(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
+def distributions(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As `probabilities`, but of valence and arousal in bins the probability of each bin (..., 20)."""
+    binned = {name: output.float().softmax(-1) for name, output in outputs.items() if _in_bins(name, output)}
+    return probabilities({name: output for name, output in outputs.items() if name not in binned}) | binned
+
+
+def as_raw(task: str, values: Tensor) -> Tensor:
+    """Raw outputs (..., width) that have these `distributions`; certainty is bounded by the precision of float32."""
+    tiny = 1e-6
+    if task == AU.name:
+        return torch.logit(values, eps=tiny)
+    if task == EXPRESSION.name or values.shape[-1:] == (BINS,):
+        return values.clamp(min=tiny).log()
+    return torch.atanh(values.clamp(tiny - 1, 1 - tiny))[..., None]
+
+
+def _in_bins(task: str, output: Tensor) -> bool:
+    return task not in (EXPRESSION.name, AU.name) and output.shape[-1] == BINS
+
+
 def unit_range(task: str, prediction: Tensor) -> Tensor:
     """A task's `probabilities` as (..., width) in [0, 1], to which valence and arousal are mapped."""
     return prediction if task in (EXPRESSION.name, AU.name) else (prediction[..., None] + 1) / 2

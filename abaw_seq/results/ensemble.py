@@ -11,17 +11,18 @@ from abaw_seq.files import make_folder
 from abaw_seq.results.postprocess import load_postprocess, save_postprocess
 from abaw_seq.results.reading import read_current
 from abaw_seq.results.weights import Ensemble, Method, cross_fitted_ensemble, fit_ensemble, load_ensemble, save_ensemble
-from abaw_seq.run_folder import POSTPROCESS, PREDICTIONS, SCORES, check_untrained
+from abaw_seq.run_folder import ENSEMBLE, POSTPROCESS, PREDICTIONS, SCORES, check_kind, holds_run_folder
 
 
+@holds_run_folder("run")
 def join_runs(paths: list[Path], run: Path, *, method: Method, weights_of: Path | None = None) -> dict[str, dict]:
     """Join runs and prediction files into the run folder `run`; {name: scores} of the ensemble and its variants.
 
     The weights are fitted by `method` on the labels that the predictions carry. Or they are those of the ensemble
     `weights_of`, whose members the paths are, in its order; its postprocessing comes along. Raises UserError where
-    `run` holds a trained run.
+    `run` holds a run of another kind.
     """
-    check_untrained(run)
+    check_kind(run, ENSEMBLE)
     if len(set(paths)) < len(paths):
         raise UserError(f"the same member is named twice: {next(p for p in paths if paths.count(p) > 1)}")
     # A member inside the ensemble's folder is stored by its place there, so that the folder can be moved.

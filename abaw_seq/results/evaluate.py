@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from abaw_seq.data.annotations import Annotations, read_annotations
+from abaw_seq.data.matching import log_counting
 from abaw_seq.data.prediction_file import VideoPredictions, Videos, common_tasks, score_videos
 from abaw_seq.errors import UserError
 from abaw_seq.metrics import EDITIONS, PARTS, bootstrap, score
@@ -57,6 +58,7 @@ def score_files(
         notes = []
         videos = read_scorable(path)
         if truth is not None:
+            log_counting({video: one.frames for video, one in videos.items()}, truth)
             notes.append(coverage(videos, truth, edition, split))
             videos = _relabelled(path, videos, truth)
         else:
@@ -90,7 +92,9 @@ def coverage(videos: Videos, truth: Annotations, edition: str, split: str | None
     for name in (*SPLITS, None):
         known = {video: one for video, one in truth.videos.items() if one.split == name}
         labelled = {video: one.frames[~np.isnan(one.labels[:, columns]).all(1)] for video, one in known.items()}
-        predicted: dict[str, Any] = {video: videos[video].frames if video in videos else [] for video in known}
+        predicted: dict[str, Any] = {
+            video: truth.annotated_numbers(video, videos[video].frames) if video in videos else [] for video in known
+        }
         hits = sum(int(np.isin(frames, predicted[video]).sum()) for video, frames in labelled.items())
         total = sum(map(len, labelled.values()))
         if split not in (None, name) or not (total or any(map(len, predicted.values()))):

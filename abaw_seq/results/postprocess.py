@@ -12,11 +12,12 @@ import dataclasses
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from abaw_seq import config as configs
+from abaw_seq.config.ranges import Checked, Range
 from abaw_seq.data.prediction_file import VideoPredictions, Videos, concatenated, read_predictions, score_videos
 from abaw_seq.errors import UserError
 from abaw_seq.files import write_text
@@ -25,7 +26,7 @@ from abaw_seq.results.decisions import best_biases, best_thresholds, shift_actio
 from abaw_seq.results.objective import GAIN, cross_fitted, labelled_videos, task_score
 from abaw_seq.results.reading import read_current
 from abaw_seq.results.smooth import KINDS, Smoothing, smooth
-from abaw_seq.run_folder import POSTPROCESS, read_scores, write_scores
+from abaw_seq.run_folder import POSTPROCESS, held_run, read_scores, write_scores
 from abaw_seq.tasks import ACTION_UNITS, AU, EXPRESSION, EXPRESSIONS, TASKS
 
 log = logging.getLogger(__name__)
@@ -34,24 +35,25 @@ WINDOWS = (3, 5, 9, 15, 25, 41, 65, 101, 161, 251, 401)
 
 
 @dataclass(frozen=True)
-class Postprocess:
+class Postprocess(Checked):
     """What is done to the predictions of a run: smoothing, thresholds and biases."""
 
     smoothing: dict[str, Smoothing] = field(default_factory=dict)
     """Smoothing of each task; a task that is not named is not smoothed."""
-    au_thresholds: tuple[float, ...] = (USUAL_THRESHOLD,) * len(ACTION_UNITS)
-    """Probability above which an action unit is active, between 0 and 1, for the 12 units in the official order."""
-    expression_biases: tuple[float, ...] = (0.0,) * len(EXPRESSIONS)
+    au_thresholds: tuple[Annotated[float, Range("(0, 1)")], ...] = (USUAL_THRESHOLD,) * len(ACTION_UNITS)
+    """Probability above which an action unit is active, for the 12 units in the official order."""
+    expression_biases: tuple[Annotated[float, Range("(-inf, inf)")], ...] = (0.0,) * len(EXPRESSIONS)
     """Added to the log-probabilities of the 8 expressions, in the official order, before the largest is chosen."""
     fitted_on: str = ""
     """The predictions that these values were fitted on."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if unknown := set(self.smoothing) - set(TASKS):
             raise ValueError(f"smoothing: unknown task {sorted(unknown)[0]!r} (tasks: {', '.join(TASKS)})")
-        if len(self.au_thresholds) != len(ACTION_UNITS) or not all(0 < t < 1 for t in self.au_thresholds):
+        if len(self.au_thresholds) != len(ACTION_UNITS):
             raise ValueError(f"au_thresholds must be {len(ACTION_UNITS)} numbers between 0 and 1")
-        if len(self.expression_biases) != len(EXPRESSIONS) or not np.isfinite(self.expression_biases).all():
+        if len(self.expression_biases) != len(EXPRESSIONS):
             raise ValueError(f"expression_biases must be {len(EXPRESSIONS)} finite numbers")
 
     def apply(self, videos: Videos) -> Videos:
@@ -182,6 +184,12 @@ def fit_run(run: Path, fit_on: Path | None = None) -> dict[str, Any]:
     """
     if not run.is_dir():
         raise UserError(f"{run}: not a run folder, in which the postprocessing could be stored")
+    with held_run(run):
+        return fit_held_run(run, fit_on)
+
+
+def fit_held_run(run: Path, fit_on: Path | None = None) -> dict[str, Any]:
+    """`fit_run` for a program that holds the run folder already."""
     videos = labelled_videos(read_current(run), str(run))
     source = videos if fit_on is None else labelled_videos(read_current(fit_on), str(fit_on))
     fitted = fit_postprocess(source, fitted_on=_described(fit_on or run, source))

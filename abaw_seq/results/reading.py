@@ -19,7 +19,7 @@ from abaw_seq.data.annotations import Annotations, VideoLabels
 from abaw_seq.data.feature_file import FeatureReader
 from abaw_seq.data.prediction_file import VideoPredictions, Videos, read_predictions
 from abaw_seq.errors import UserError
-from abaw_seq.results.submission.checking import read_submission
+from abaw_seq.results.submission.checking import read_submission, submission_files
 from abaw_seq.results.weights import load_ensemble, member_folder
 from abaw_seq.run_folder import ENSEMBLE, OUT_OF_FOLD, PREDICTIONS, read_provenance
 
@@ -31,7 +31,7 @@ ANNOTATION_OPTIONS = ("--annotations", "--labels")
 
 def read_scorable(path: Path) -> Videos:
     """The predictions of a run folder, a prediction file, or a submission, recognised by their content."""
-    if path.is_dir() and not (path / PREDICTIONS).exists() and any(path.glob("*.txt")):
+    if path.is_dir() and not (path / PREDICTIONS).exists() and submission_files(path):
         return read_submission(path)
     if path.is_file() and path.suffix not in HDF5_SUFFIXES and not h5py.is_hdf5(path):
         return read_submission(path)

@@ -11,23 +11,26 @@ from typing import Literal
 
 import numpy as np
 
+from abaw_seq.config.ranges import Checked, Count
+
 Kind = Literal["moving", "gaussian", "exponential"]
 KINDS: tuple[Kind, ...] = ("moving", "gaussian", "exponential")
 
 
 @dataclass(frozen=True)
-class Smoothing:
+class Smoothing(Checked):
     """A weighted mean over the frames whose numbers lie in a window centred on each frame."""
 
     kind: Kind = "moving"
     """How weights fall with the distance from the centre: `moving`, not at all; `gaussian`, with a standard deviation
     of a quarter of the window; `exponential`, by a factor of e for each sixth of the window, on both sides."""
-    window: int = 1
+    window: Count = 1
     """Width of the window in frame numbers, odd; 1 changes nothing."""
 
     def __post_init__(self) -> None:
         if self.window < 1 or self.window % 2 == 0:
             raise ValueError(f"window must be odd and positive, not {self.window}")
+        super().__post_init__()
 
     @property
     def reach(self) -> int:

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from abaw_seq import config as configs
+from abaw_seq.config.ranges import Checked, NotNegative
 from abaw_seq.data.prediction_file import Videos, concatenated
 from abaw_seq.errors import UserError
 from abaw_seq.files import write_text
@@ -31,26 +32,27 @@ Method = Literal["mean", "weighted", "greedy"]
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class Ensemble(Checked):
     """Weights with which the predictions of several members are joined, task by task."""
 
     members: tuple[str, ...]
     """Names of the members, in the order of the weights."""
     method: Method
     """How the weights were chosen: equal, fitted, or by greedy selection."""
-    weights: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    """For each task one weight per member, at least 0, with a sum of 1."""
+    weights: dict[str, tuple[NotNegative, ...]] = field(default_factory=dict)
+    """For each task one weight per member, with a sum of 1."""
     fitted_on: str = ""
     """The predictions that the weights were fitted on; empty for equal weights."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for task, weights in self.weights.items():
             if task not in TASKS:
                 raise ValueError(f"weights: unknown task {task!r} (tasks: {', '.join(TASKS)})")
             if len(weights) != len(self.members):
                 raise ValueError(f"weights of {task}: {len(weights)} for {len(self.members)} members")
-            if not (min(weights) >= 0 and abs(sum(weights) - 1) < 1e-3):
-                raise ValueError(f"weights of {task} must not be negative and have a sum of 1")
+            if abs(sum(weights) - 1) >= 1e-3:
+                raise ValueError(f"weights of {task} must have a sum of 1")
 
     def apply(self, members: dict[str, Videos]) -> Videos:
         """The weighted mean of predictions of these members, in their order.

@@ -8,7 +8,7 @@ import pytest
 
 import abaw_feats
 import abaw_seq
-from abaw_feats.reading.images import decode_image
+from abaw_feats.reading.decoding import decode_image
 from tests.abaw_feats.tiny_videos import write_frames, write_networks
 
 

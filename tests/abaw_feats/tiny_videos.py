@@ -55,3 +55,32 @@ def write_video(path: Path, frames: int, size: tuple[int, int] = (64, 48), rate:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
     return path
+
+
+def write_noisy_video(
+    path: Path, codec: str, options: dict[str, str], *, frames: int = 40, times=None, sound: float = 0
+) -> Path:
+    """A noisy video, so that every frame takes some bytes, with `sound` seconds of silence beside it."""
+    import av
+
+    size = (64, 48)
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height = size
+        stream.options = {"crf": "5", "g": "10"} if codec == "libx264" else {}
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        audio = container.add_stream("aac", rate=8000) if sound else None
+        for k in range(frames):
+            pixels = np.full((*size[::-1], 3), 5 * k, np.uint8) + rng.integers(0, 40, (*size[::-1], 3), np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            if times is not None:
+                frame.pts = times(k)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+        if audio is not None:
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, round(8000 * sound)), np.float32), "fltp", "mono")
+            silence.sample_rate = 8000
+            container.mux(audio.encode(silence))
+            container.mux(audio.encode())
+    return path

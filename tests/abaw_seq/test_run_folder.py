@@ -1,6 +1,12 @@
 """The run folder: how a run begins, goes on and ends."""
 
+import itertools
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,3 +96,108 @@ def test_damaged_records_are_named(tmp_path):
     (tmp_path / "scores.json").write_text("[]")
     with pytest.raises(UserError, match="scores.json: a JSON object is expected, not a list"):
         run_folder.read_scores(tmp_path)
+
+
+TRAINED = ("config.yaml", "best.pt", "last.pt", "metrics.jsonl")
+FOLDERS = {
+    "a run that was interrupted": TRAINED,
+    "a finished run": (*TRAINED, "scores.json", "predictions.h5"),
+    "a finished run without its state": ("config.yaml", "best.pt", "scores.json", "predictions.h5"),
+    "a run without validation that lost its weights, too": ("config.yaml", "scores.json"),
+    "a pre-trained encoder without its state": ("config.yaml", "checkpoint.pth", "backbone.yaml"),
+    "a cross-validation that has begun": ("folds.yaml",),
+    "a cross-validation": ("folds.yaml", "config.yaml", "scores.json", "predictions.h5", "1/last.pt"),
+    "a recipe that has begun": ("members/gru-0/last.pt",),
+    "a recipe": ("members/gru-0/last.pt", "ensemble.yaml", "predictions.h5", "scores.json", "results.md"),
+    "an ensemble": ("ensemble.yaml", "predictions.h5", "scores.json"),
+    "an ensemble without labels": ("ensemble.yaml", "predictions.h5"),
+    "an ensemble above its members": ("ensemble.yaml", "members/gru-0/last.pt"),
+    "predictions": ("predictions.h5", "predictions.csv"),
+}
+FREE = {  # what may be written without `resume` into which of these
+    "train": {"predictions"},
+    "crossval": {"predictions", "a cross-validation that has begun", "a cross-validation"},  # see test_crossval
+    "recipe": {"predictions", "a recipe that has begun", "a recipe", "an ensemble above its members"},
+    "ensemble": {
+        "predictions", "an ensemble", "an ensemble without labels", "an ensemble above its members",
+        "a recipe that has begun",  # which cannot be told from members that somebody put there
+    },
+}  # fmt: skip
+CHECKS = {
+    "train": run_folder.check_unused,
+    "crossval": lambda run: run_folder.check_kind(run, run_folder.FOLDS),
+    "recipe": lambda run: run_folder.check_kind(run, run_folder.RESULTS),
+    "ensemble": lambda run: run_folder.check_kind(run, run_folder.ENSEMBLE),
+}
+
+
+@pytest.mark.parametrize(("writer", "there"), list(itertools.product(CHECKS, FOLDERS)))
+def test_each_kind_of_run_refuses_another_and_a_finished_one(tmp_path, writer, there):
+    for name in FOLDERS[there]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    if there in FREE[writer]:
+        CHECKS[writer](tmp_path)
+        return
+    with pytest.raises(UserError, match="name another folder") as refused:
+        CHECKS[writer](tmp_path)
+    assert str(tmp_path) in str(refused.value)
+
+
+@pytest.mark.parametrize("there", ["a finished run without its state", "a pre-trained encoder without its state"])
+def test_a_finished_run_is_not_trained_over_when_its_state_was_deleted(tmp_path, there):
+    for name in FOLDERS[there]:
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match="holds a finished run"):
+        run_folder.open_run(tmp_path, CONFIG, resume=False)
+    with pytest.raises(UserError, match=r"is finished, and last.pt, .*, is gone"):
+        run_folder.open_run(tmp_path, CONFIG, resume=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FOLDERS[there])
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from abaw_seq.run_folder import held_run
+with held_run(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_run_folder_is_written_by_one_process_at_a_time(tmp_path):
+    run = tmp_path / "runs" / "gru"
+    command = [sys.executable, "-c", HOLD, str(run)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as one:
+        assert one.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match=f"gru: process {one.pid} on .* is writing it; wait until it ends"):
+            with run_folder.held_run(run):
+                pass
+        assert not run_folder.holds_run(run) and run_folder.read_scores(run) is None  # who only reads needs no lock
+        one.send_signal(signal.SIGKILL)
+    with run_folder.held_run(run):  # the dead hold nothing
+        (run / "config.yaml").touch()
+    assert os.listdir(run) == ["config.yaml"]
+
+
+def test_a_folder_in_which_nothing_was_written_is_gone(tmp_path):
+    with pytest.raises(UserError, match="no labels"), run_folder.held_run(tmp_path / "runs" / "gru"):
+        raise UserError("no labels")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "mine").mkdir()
+    with run_folder.held_run(tmp_path / "mine"):
+        pass
+    assert (tmp_path / "mine").is_dir()
+
+
+def test_what_killed_processes_left_goes_at_the_next_start(tmp_path):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for name in (f".last.pt.{gone.pid}.tmp", f".report.{gone.pid}.tmp", f".best.pt.{os.getpid()}.tmp"):
+        (tmp_path / name).touch()
+    (tmp_path / f".figures.{gone.pid}.tmp").mkdir()
+    kept = {f".report.html.{os.getppid()}.tmp", ".notes.tmp", "mine.1.tmp"}  # somebody writes a report just now
+    for name in kept:
+        (tmp_path / name).touch()
+    with run_folder.held_run(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == kept | {".lock"}

@@ -1,10 +1,21 @@
+import logging
+
 import click
 import pytest
 
 from abaw_feats.cli import main as feats_main
 from abaw_seq.cli import main as seq_main
 from abaw_seq.errors import AbawError, UserError
-from abaw_seq.terminal import OneLineGroup, print_table, progress
+from abaw_seq.terminal import (
+    OneLineGroup,
+    print_result,
+    print_table,
+    progress,
+    say,
+    show_messages,
+    visible,
+    visible_line,
+)
 
 
 @click.group(cls=OneLineGroup)
@@ -23,6 +34,12 @@ def fail(what):
         "full": OSError(28, "No space left on device", "y.h5"),
         "stop": KeyboardInterrupt(),
     }[what]
+
+
+@tool.command()
+@click.argument("what")
+def name(what):
+    raise UserError(what)
 
 
 @pytest.mark.parametrize(
@@ -107,3 +124,54 @@ def test_each_verb_is_listed_with_a_whole_sentence(group):
     listed = group.get_help(click.Context(group, terminal_width=80)).split("Commands:\n")[1].splitlines()
     assert len(listed) == len(group.commands) and all(line.endswith(".") for line in listed)
     assert not [line for line in listed if line.endswith("...")]
+
+
+NAMES = {
+    "seed[a]": "seed[a]",
+    "[/x]": "[/x]",
+    "[bold]run[/bold]": "[bold]run[/bold]",
+    "a:smile:b": "a:smile:b",
+    "\x1b[31mred\x1b]0;title\x07": "\\x1b[31mred\\x1b]0;title\\x07",
+    "over\rwritten": "over\\rwritten",
+    "\x9b2Jcleared\x7f": "\\x9b2Jcleared\\x7f",
+    "safe\u202egnp.exe": "safe\\u202egnp.exe",
+    "\u2066turned\u2069": "\\u2066turned\\u2069",
+    "not \udcff text": "not \\udcff text",
+    "Zoë 视频 می\u200cخواهم 👩\u200d🎤": "Zoë 视频 می\u200cخواهم 👩\u200d🎤",
+}
+
+
+@pytest.mark.parametrize(("name", "shown"), NAMES.items())
+def test_names_are_shown_as_they_are_and_cannot_act(name, shown, capsys):
+    assert visible(name) == shown
+    print_table(f"Runs of {name}", [name, "score"], [[name, "1"]])
+    print_result(name)
+    printed = capsys.readouterr().out
+    assert printed.count(shown) == 4
+    say(name)
+    show_messages()
+    logging.getLogger("abaw_seq.learn").info(f"{name}: done")
+    with progress(name, total=1, unit="frames") as advance:
+        advance(note=name)
+    said = capsys.readouterr().err
+    assert said.count(shown) == 4 and len(said.splitlines()) == 3
+
+
+@pytest.mark.parametrize(("name", "shown"), NAMES.items())
+def test_names_in_errors_and_in_bars(name, shown, capsys, monkeypatch):
+    with pytest.raises(SystemExit):
+        tool.main(["name", f"video {name}: damaged"])
+    assert shown in capsys.readouterr().err
+    show_messages()
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "300")
+    with progress(name, total=1, unit="frames") as advance:
+        advance(note=name)
+    assert capsys.readouterr().err.count(shown) >= 2
+
+
+def test_a_name_in_a_line_has_no_line_end(capsys):
+    assert visible("a\nb\tc") == "a\nb\tc" and visible_line("a\nb\tc") == "a\\nb\\tc"
+    show_messages()
+    logging.getLogger("abaw_feats").warning("video a\nerror: b")
+    assert capsys.readouterr().err == "video a\\nerror: b\n"

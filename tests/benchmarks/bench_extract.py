@@ -33,8 +33,8 @@ from abaw_feats.extraction.encoders import Encoder, batch_rows, describe, one_pa
 from abaw_feats.extraction.extract import extract
 from abaw_feats.extraction.join import join_files
 from abaw_feats.extraction.spool import SpoolWriter, locked_spool
+from abaw_feats.reading.decoding import decode_image
 from abaw_feats.reading.frames import list_videos
-from abaw_feats.reading.images import decode_image
 
 BACKBONES = ("mae", "iresnet100", "densenet")
 TINY = "name: tiny\nlike: mae\noptions: {patch: 16, width: 16, depth: 1, heads: 1}\npreprocessing: {size: 32}\n"

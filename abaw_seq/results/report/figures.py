@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from abaw_seq.data.prediction_file import VideoPredictions, Videos, concatenated
-from abaw_seq.results.report import plots
+from abaw_seq.results.report import plots, search_plots
 from abaw_seq.results.report.page import Plot, ReportedRun
 from abaw_seq.results.report.plot_style import DARK, LIGHT, Ink, png
 from abaw_seq.tasks import AU, EXPRESSIONS
@@ -69,6 +69,13 @@ def _run_jobs(run: ReportedRun, slug: str, chosen: list[str]) -> list[_Job]:
     def add(kind: str, caption: str, draw: Callable[[Ink], Figure]) -> None:
         jobs.append(_Job(f"{kind}_{slug}", caption, draw, run.name))
 
+    if (searched := run.searched) and searched.get("trials"):
+        caption = f"Trials of the search {run.name} in their order."
+        add("search", caption, lambda ink: search_plots.search_history(searched, ink))
+        caption = f"Settings that matter most in the search {run.name}."
+        add("importances", caption, lambda ink: search_plots.search_importances(searched, ink))
+        caption = f"Trials of the search {run.name}, each a line through the values of its settings."
+        add("coordinates", caption, lambda ink: search_plots.parallel_coordinates(searched, ink))
     counts = _confusion(run.predictions)
     if counts.any():
         add("confusion", f"Confusion of expressions, {run.name}.", lambda ink: plots.confusion_matrix(counts, ink))

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from html import escape
 from importlib import resources
 from typing import Any
 
@@ -22,6 +22,7 @@ from abaw_seq.results.report.page_data import VA_ERROR, scrubber_data
 from abaw_seq.results.tables import SCORE_NAMES, is_number, number
 from abaw_seq.run_folder import FIGURES
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
+from abaw_seq.terminal import visible
 
 SCRIPTS = ("page_data.js", "page_timeline.js", "page_panel.js", "page.js")
 KINDS = ("untuned", "tuned")
@@ -41,6 +42,8 @@ class ReportedRun:
     """{file name: text}, shown as it is."""
     note: str = ""
     """How its labels differ from those in training."""
+    searched: dict | None = None
+    """The content of `search.json`."""
 
     def score(self, kind: str) -> dict:
         """The `untuned` or `tuned` scores, empty if absent."""
@@ -59,11 +62,15 @@ class Plot:
     """The run that it shows; None if it shows all runs."""
 
 
-def render_page(runs: list[ReportedRun], plots: list[Plot], *, image_base: str | None) -> str:
-    """The whole page. `image_base`: URL of the folder of video folders, relative to the page, or None."""
+def render_page(
+    runs: list[ReportedRun], plots: list[Plot], *, image_base: str | None, images: Mapping[str, Any] | None = None
+) -> str:
+    """The whole page. `image_base`: URL of the folder of video folders, relative to the page, or None; `images`: what
+    `image_names` says of them.
+    """
     style, script = _asset("page.css"), _script()
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
-    data = scrubber_data({run.name: run.predictions for run in runs}, image_base)
+    data = scrubber_data({run.name: run.predictions for run in runs}, image_base) | {"imageNames": images or {}}
     parts = {
         "title": escape(title),
         "summary": escape(_summary(runs)),
@@ -219,3 +226,8 @@ def _figure(plot: Plot) -> str:
 
 def _image(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def escape(text: str) -> str:
+    """A text from a run or a file as HTML that shows it, its control characters written out."""
+    return html.escape(visible(text))

@@ -37,11 +37,21 @@ function showFrame(video, i) {
 
 function showImage(video, frame) {
   if (DATA.images === null) return;
+  const url = imageUrl(video, frame);
   panel.picture.hidden = false;
-  panel["no-image"].hidden = true;
-  panel.image.hidden = false;
+  panel["no-image"].hidden = url !== null;
+  panel.image.hidden = url === null;
+  if (url === null) return;
   panel.image.alt = `${video.name}, frame ${frame}`;
-  panel.image.src = `${DATA.images}${encodeURIComponent(video.name)}/${frame.padStart(5, "0")}.jpg`;
+  panel.image.src = url;
+}
+
+// Where the image of a frame is; null for a video without images.
+function imageUrl(video, frame) {
+  if (!Object.hasOwn(DATA.imageNames, video.name)) return null;
+  const images = DATA.imageNames[video.name];
+  const name = images.others[frame] ?? `${images.prefix}${frame.padStart(images.width, "0")}${images.suffix}`;
+  return DATA.images + [...images.folder.split("/"), name].map(encodeURIComponent).join("/");
 }
 
 panel.image.addEventListener("error", () => {

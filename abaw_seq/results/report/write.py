@@ -15,6 +15,7 @@ from abaw_seq.errors import UserError
 from abaw_seq.files import check_folder, write_bytes, write_text
 from abaw_seq.results.postprocess import postprocessed
 from abaw_seq.results.reading import distinct_names, with_current_labels
+from abaw_seq.results.report.frame_images import image_names
 from abaw_seq.results.report.page import Plot, ReportedRun, render_page
 from abaw_seq.run_folder import (
     CONFIG,
@@ -24,12 +25,14 @@ from abaw_seq.run_folder import (
     PREDICTIONS,
     PROVENANCE,
     REPORT,
+    RESULTS,
     SCORES,
     read_metrics,
     read_scores,
+    read_search,
 )  # fmt: skip
 
-DOCUMENTS = (CONFIG, POSTPROCESS, PROVENANCE)
+DOCUMENTS = (RESULTS, CONFIG, POSTPROCESS, PROVENANCE)
 SCORE_TABLES = ("expression_f1", "au_f1", "frames")
 """Parts of a run's scores that are tables themselves."""
 
@@ -39,7 +42,8 @@ def write_report(runs: list[Path], out: Path | None = None, *, frames_root: Path
 
     `runs`: run folders, or prediction files. What a run folder lacks is left out of the report, but either scores or
     predictions must be there. `out`: the folder to write to, by default the first run's. `frames_root`: the folder that
-    holds `cropped_aligned/<video>/<NNNNN>.jpg`, or that folder itself; the page links to the images there.
+    holds `cropped_aligned/<video>/<NNNNN>.jpg`, or that folder itself; the page links to the images there, which may be
+    called whatever extraction takes for frames.
 
     Raises UserError, naming the file, for what cannot be read, and when matplotlib is not installed.
     """
@@ -47,11 +51,13 @@ def write_report(runs: list[Path], out: Path | None = None, *, frames_root: Path
         raise UserError("no runs to report on: name at least one run folder")
     runs = [Path(run) for run in runs]
     folder = check_folder(out if out is not None else runs[0].parent if runs[0].is_file() else runs[0])
-    image_base = None if frames_root is None else _image_base(Path(frames_root), folder)
+    images = None if frames_root is None else _image_folder(Path(frames_root))
     reported = [_read_run(path, name) for path, name in zip(runs, distinct_names(runs), strict=True)]
 
     plots = _draw(reported)
-    page = render_page(reported, plots, image_base=image_base)
+    image_base = None if images is None else quote(_relative(images, folder)) + "/"
+    names = {} if images is None else image_names(images, (video for run in reported for video in run.predictions))
+    page = render_page(reported, plots, image_base=image_base, images=names)
 
     for plot in plots:
         write_bytes(folder / FIGURES / plot.file_name, plot.light)
@@ -83,7 +89,8 @@ def _read_run(path: Path, name: str) -> ReportedRun:
         edition = scores.get("edition", "mtl")
         tuned = scores.get("tuned") and score_videos(postprocessed(path, predictions), edition=edition)
         scores = scores | {"untuned": score_videos(predictions, edition=edition), "tuned": tuned}
-    return ReportedRun(name, scores, epochs, predictions, documents, note)
+    searched = read_search(path) if path.is_dir() else None
+    return ReportedRun(name, scores, epochs, predictions, documents, note, searched)
 
 
 def _read_scores(run: Path) -> dict | None:
@@ -106,13 +113,16 @@ def _read_epochs(run: Path) -> list[dict]:
     return epochs
 
 
-def _image_base(frames_root: Path, folder: Path) -> str:
+def _image_folder(frames_root: Path) -> Path:
     inner = frames_root / "cropped_aligned"
     root = inner if inner.is_dir() else frames_root
     if not root.is_dir():
         raise UserError(f"{frames_root}: no such folder of frames: give the one that holds cropped_aligned/")
-    relative = Path(os.path.relpath(root.resolve(), folder.resolve())).as_posix()
-    return quote(relative) + "/"
+    return root
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
 
 
 def _draw(runs: list[ReportedRun]) -> list[Plot]:

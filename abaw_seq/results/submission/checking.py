@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from abaw_seq.data.annotation_formats import Layout, recognise_header
+from abaw_seq.data.folder import has_suffix, list_folder, video_name
 from abaw_seq.data.label_text import Block, first_filled_line, line_error, read_blocks
 from abaw_seq.data.prediction_file import VideoPredictions, Videos
 from abaw_seq.errors import UserError
@@ -32,10 +33,15 @@ def read_submission(path: str | os.PathLike[str]) -> Videos:
     Raises UserError naming the line of the first value that is not a prediction.
     """
     path = Path(path)
-    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+    files = submission_files(path) if path.is_dir() else [path]
     if not files:
         raise UserError(f"{path}: holds no submission files (<video>.txt)")
     return {video: predictions for file in files for video, predictions in _read_file(file).items()}
+
+
+def submission_files(folder: Path) -> list[Path]:
+    """The files of a folder that has one submission file per video, by name."""
+    return [folder / name for name in list_folder(folder).files if has_suffix(name, (".txt",))]
 
 
 def _read_file(path: Path) -> Videos:
@@ -52,7 +58,7 @@ def _read_file(path: Path) -> Videos:
         raise UserError(f"{path}: holds no predictions")
     codes, frames, values = map(np.concatenate, zip(*[(b.codes, b.frames, b.values) for b in blocks], strict=True))
     if names is None:  # line k is frame k of the video that the file is named for
-        names, frames = {path.stem: 0}, np.arange(1, len(values) + 1)
+        names, frames = {video_name(path.stem): 0}, np.arange(1, len(values) + 1)
     return {video: _video(frames[rows], values[rows], layout) for video, rows in places_of(names, codes).items()}
 
 
@@ -98,7 +104,7 @@ def check_submission(path: str | os.PathLike[str], wanted: Wanted) -> int:
         if not file.is_file():
             raise UserError(f"{file}: no such submission file, and {wanted.source} asks for it")
     total = sum(_check_file(file, wanted, rows) for file, rows in files.items())
-    for file in sorted(set(Path(path).glob("*.txt")) - files.keys()):
+    for file in sorted(set(submission_files(Path(path)) if Path(path).is_dir() else ()) - files.keys()):
         raise UserError(f"{file}: its video is not in the test set; remove the file")
     return total
 

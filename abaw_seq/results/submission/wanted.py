@@ -20,6 +20,7 @@ import numpy as np
 
 from abaw_seq.data.annotation_formats import ACTION_UNITS_2020, MTL_HEADER, is_video_list, recognise_header
 from abaw_seq.data.feature_file import FeatureReader
+from abaw_seq.data.folder import video_name
 from abaw_seq.data.label_text import first_filled_line, read_blocks
 from abaw_seq.errors import UserError
 from abaw_seq.metrics import CLASSES_2020
@@ -126,7 +127,7 @@ def _read_video_list(path: Path) -> list[str]:
     text = path.read_text(encoding="utf-8-sig")
     if not is_video_list(text):
         raise UserError(f"{path}: not a list of videos: one name per line is expected")
-    return [name.rstrip(",") for name in text.split()]
+    return [video_name(name.rstrip(",")) for name in text.split()]
 
 
 def read_lengths(path: Path) -> dict[str, int | None]:
@@ -143,5 +144,5 @@ def read_lengths(path: Path) -> dict[str, int | None]:
             continue
         if len(fields) != 2 or not re.fullmatch(r"[1-9][0-9]{0,7}", fields[1]):
             raise UserError(f"{path}, line {number}: `video,frames` expected, not {line[:80]!r}")
-        lengths[fields[0]] = int(fields[1])
+        lengths[video_name(fields[0])] = int(fields[1])
     return lengths

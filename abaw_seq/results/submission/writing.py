@@ -8,11 +8,13 @@ frames around it instead.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from abaw_seq.data.annotation_formats import ACTION_UNITS_2020
+from abaw_seq.data.annotation_join import counted_from_zero
 from abaw_seq.data.nearest import nearest_rows
 from abaw_seq.data.prediction_file import VideoPredictions
 from abaw_seq.errors import UserError
@@ -56,13 +58,26 @@ def write_submission(
         for video, places in rows.places.items():
             if video not in predictions or not len(predictions[video].frames):
                 raise UserError(f"no predictions of video {video}, which {wanted.source} asks for: predict it first")
-            frames = rows.frames[places]
-            lines[places] = _numbers(wanted.kind, video, predictions[video], frames, fill)
-            filled += int(np.isin(frames, predictions[video].frames, invert=True).sum())
+            frames, predicted = rows.frames[places], predictions[video]
+            if rows.images is None:  # line k of the file is frame k
+                predicted = replace(predicted, frames=_counted_from_one(video, predicted.frames, len(frames)))
+            lines[places] = _numbers(wanted.kind, video, predicted, frames, fill)
+            filled += int(np.isin(frames, predicted.frames, invert=True).sum())
         if rows.images is not None:
             lines = [f"{image},{line}" for image, line in zip(rows.images, lines, strict=True)]
         write_lines(Path(output) / name, [",".join(wanted.header), *lines])
     return filled
+
+
+def _counted_from_one(video: str, frames: np.ndarray, length: int) -> np.ndarray:
+    """Frame numbers (N,) as a file with a line per frame counts them; UserError where that is not certain."""
+    from_zero = counted_from_zero(frames, length)
+    if from_zero is None:
+        raise UserError(
+            f"the predictions of video {video} are of frames 0 to {frames.max()}, and it has {length} frames: which "
+            "line is frame 0 is not certain; number the frames from 1 and predict again"
+        )
+    return frames + from_zero
 
 
 def _numbers(kind: str, video: str, predicted: VideoPredictions, wanted: np.ndarray, fill: str) -> list[str]:

@@ -160,7 +160,7 @@ def test_old_densenet_names():
         ("mae", {"preprocessing": {"size": 100}}, "not a multiple of the patch size 16"),
         ("mae", {"options": {"heads": 7}}, "cannot build this vit"),
         ("iresnet18", {"options": {"blocks": [1, 1]}}, "four stages"),
-        ("iresnet18", {"options": {"blocks": "3"}}, "cannot build this iresnet"),
+        ("iresnet18", {"options": {"blocks": "3"}}, "options.blocks must be a list of whole numbers in"),
         ("densenet", {"arch": "resnet"}, "unknown arch 'resnet'"),
         (
             "densenet",

@@ -72,6 +72,21 @@ def test_random_weights_are_repeatable():
         load(spec, "random:x")
 
 
+def test_one_of_several_sets_of_weights(tmp_path):
+    spec = small("iresnet18")
+    first, second = filled(spec), {key: value + 1 for key, value in filled(spec).items()}
+    path = stored({"model": first, "model_ema": second}, tmp_path)
+    usual, chosen = load(spec, path), load(replace(spec, weights=f"{path}:model_ema"))
+    assert (usual.weights, chosen.weights) == ("w.pth", "w.pth:model_ema")
+    assert usual.weights_sha256 == sha256_of_file(path) != chosen.weights_sha256
+    assert torch.equal(chosen.module.state_dict()["fc.weight"], second["fc.weight"])
+    assert torch.equal(usual.module.state_dict()["fc.weight"], first["fc.weight"])
+    path = stored({"model": {"a": torch.ones(1)}, "gan": first}, tmp_path)
+    with pytest.raises(UserError, match=r"none of the .*; the file holds gan \(\d+ tensors\), model \(1 tensor\)"):
+        load(spec, path)
+    assert load(spec, f"{path}:gan").dim == 512
+
+
 def test_loading_leaves_the_random_state_alone(tmp_path):
     path = pretraining(tmp_path)
     before = torch.random.get_rng_state()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from abaw_feats.backbones.checkpoint import fit, read_checkpoint, strip_prefix
+from abaw_feats.backbones.checkpoint import CONTAINERS, fit, read_checkpoint, strip_prefix
+from abaw_feats.backbones.weights import named_file
 from abaw_seq.errors import UserError
 
 
@@ -59,6 +62,103 @@ def test_containers(tmp_path, content, zipped):
     path = tmp_path / "w.pth"
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     assert same(read_checkpoint(path))
+
+
+AVERAGED = {"n_averaged": torch.tensor(3)} | {f"module.{key}": value for key, value in STATE.items()}
+OTHER = {key: value + 1 for key, value in STATE.items()}
+
+
+@pytest.mark.parametrize("word", [*CONTAINERS, "my_weights", "generator"])
+@pytest.mark.parametrize("inside", [None, "state_dict", "module"])
+def test_words_for_weights(tmp_path, word, inside):
+    weights = {inside: STATE} if inside else STATE
+    optimizer = {"state": {0: {"exp_avg": torch.ones(9999)}}, "param_groups": [{"lr": 1.0}]}
+    torch.save({word: weights, "epoch": 1, "optimizer": optimizer, "args": ARGS}, tmp_path / "w.pth")
+    assert same(read_checkpoint(tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize("content", [AVERAGED, {"model_ema": AVERAGED}, {"swa": AVERAGED, "epoch": 3}])
+def test_averaged_models(tmp_path, content):
+    torch.save(content, tmp_path / "w.pth")
+    state, beside = strip_prefix(read_checkpoint(tmp_path / "w.pth"), STATE)
+    assert same(state) and beside == []
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"best": np.float64(0.5), "epoch": np.int64(3)},
+        {"class_counts": np.arange(8), "names": np.array(["a", "b"])},
+        {"args": argparse.Namespace(out=Path("runs"), mean=np.ones(3, np.float32))},
+    ],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_plain_values_of_numpy_beside_tensors(tmp_path, beside, zipped):
+    torch.save({"model": STATE, **beside}, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    assert same(read_checkpoint(tmp_path / "w.pth"))
+
+
+def test_arrays_of_numpy_are_weights_too(tmp_path):
+    arrays = {key: value.numpy() for key, value in STATE.items()}
+    arrays["0.weight"] = arrays["0.weight"].astype(">f4")
+    torch.save({"params": arrays}, tmp_path / "w.pth")
+    assert same(read_checkpoint(tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize(
+    ("content", "usual", "chosen"),
+    [
+        ({"model": OTHER, "model_ema": STATE}, "model", "model_ema"),
+        ({"state_dict": OTHER, "ema": {"decay": 0.9, "shadow": STATE}}, "state_dict", "ema"),
+        ({"model": OTHER, "ema": {"shadow": STATE}}, "model", "ema.shadow"),
+        ({"student": STATE, "teacher": {"state_dict": OTHER}}, "teacher.state_dict", "student"),
+        ({"net": {f"{word}.{key}": value for word, of in (("a", OTHER), ("b", STATE)) for key, value in of.items()},
+          "net_ema": AVERAGED}, "net", "b"),
+    ],
+)  # fmt: skip
+def test_one_of_several_sets(tmp_path, caplog, content, usual, chosen):
+    path = tmp_path / "w.pth"
+    torch.save(content, path)
+    assert same(read_checkpoint(path, chosen)) and not caplog.messages
+    with caplog.at_level(logging.INFO):
+        assert not same(read_checkpoint(path))
+    assert len(caplog.messages) == (chosen != "b")
+    assert all(f"takes the weights under {usual}, not under {chosen}" in text for text in caplog.messages)
+
+
+def test_parts_that_are_not_alike_need_no_choice(tmp_path, caplog):
+    torch.save({"state_dict_backbone": STATE, "state_dict_softmax_fc": {"weight": torch.ones(3)}}, tmp_path / "w.pth")
+    with caplog.at_level(logging.INFO):
+        read_checkpoint(tmp_path / "w.pth")
+    assert not caplog.messages
+
+
+def test_a_set_that_is_not_there(tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save({"model": STATE, "a": {"ema": STATE}, "b": {"ema": {"w": torch.ones(1)}}}, path)
+    listed = r"it holds model \(7 tensors\), a\.ema \(7 tensors\), b\.ema \(1 tensor\)"
+    with pytest.raises(UserError, match=f"nothing is called 'emma'; {listed}"):
+        read_checkpoint(path, "emma")
+    with pytest.raises(UserError, match=f"several things are called 'ema'; {listed}"):
+        read_checkpoint(path, "ema")
+
+
+def test_a_file_that_holds_itself(tmp_path):
+    content: dict = {"model": STATE}
+    content["again"] = content
+    torch.save(content, tmp_path / "w.pth")
+    assert same(read_checkpoint(tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize("name", ["w.pth", "run:3.pth", "w.pth:ema", "C:w.pth"])
+def test_an_existing_file_of_the_whole_name_wins(tmp_path, name):
+    (tmp_path / "w.pth").touch()
+    (tmp_path / name).touch()
+    assert named_file(str(tmp_path / name)) == (tmp_path / name, name)
+    assert named_file(str(tmp_path / name)).chosen is None
+    assert named_file(f"{tmp_path / name}:model.ema") == (tmp_path / name, f"{name}:model.ema")
+    assert named_file(f"{tmp_path / name}:model.ema").chosen == "model.ema"
+    assert named_file(f"{tmp_path}/none.pth:ema").path.name == "none.pth:ema"
 
 
 def test_safetensors_whatever_the_suffix(tmp_path):

@@ -99,7 +99,10 @@ def test_folders_and_absolute_weights(tmp_path):
         ("like: mae\npreprocessing: {resize: area}\n", "resize must be one of bicubic, bilinear, not 'area'"),
         ("like: mae\npreprocessing: {size: 112.5}\n", "preprocessing.size must be a whole number, not 112.5"),
         ("like: mae\npreprocessing: {mean: [0.5]}\n", "preprocessing.mean needs 3"),
-        ("like: mae\npreprocessing: {std: [1, 0, 1]}\n", "preprocessing.std must be above 0"),
+        (
+            "like: mae\npreprocessing: {std: [1, 0, 1]}\n",
+            r"std\[1\] must be a number in \(0, inf\), not 0\.0",
+        ),
         ("like: mae\npreprocessing: {mean: [a, b, c]}\n", r"preprocessing.mean\[0\] must be a number, not 'a'"),
         ("like: densenet\npreprocessing: {resize: bicubic}\n", "preprocessing.resize must be bilinear for grey"),
         ("like: mae\noptions: null\n", "options must be a mapping, not None"),

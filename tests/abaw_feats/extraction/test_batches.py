@@ -11,6 +11,7 @@ import torch
 
 from abaw_feats.extraction import batches
 from abaw_feats.extraction.batches import load_batches
+from abaw_feats.reading import decoder_processes
 from abaw_feats.reading.frames import VideoSource, list_videos
 from tests.abaw_feats.tiny_videos import picture, write_frames, write_video
 
@@ -20,9 +21,9 @@ def rows_of(batch):
     return {int(row): pixels for rows, group in batch.images for row, pixels in zip(rows, group, strict=True)}
 
 
-def collect(videos, batch_size, workers=2):
+def collect(videos, batch_size, workers=2, processes=False):
     """All batches, and per video its (frame, valid, pixels or None) in the order they came."""
-    found, loaded = {}, list(load_batches(videos, batch_size=batch_size, workers=workers))
+    found, loaded = {}, list(load_batches(videos, batch_size=batch_size, workers=workers, processes=processes))
     for batch in loaded:
         pixels = rows_of(batch)
         row = 0
@@ -43,9 +44,9 @@ def three(tmp_path_factory):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 7, 28, 100])
-@pytest.mark.parametrize("workers", [1, 4])
-def test_every_frame_comes_once_in_order_across_videos(three, batch_size, workers):
-    loaded, found = collect(three, batch_size, workers)
+@pytest.mark.parametrize(("workers", "processes"), [(1, False), (4, False), (2, True)])
+def test_every_frame_comes_once_in_order_across_videos(three, batch_size, workers, processes):
+    loaded, found = collect(three, batch_size, workers, processes)
     assert [frame for frame, _, _ in found["a"]] == list(range(1, 8))
     assert [frame for frame, _, _ in found["b"]] == [4]
     assert [frame for frame, _, _ in found["c"]] == list(range(10, 30))
@@ -58,13 +59,14 @@ def test_every_frame_comes_once_in_order_across_videos(three, batch_size, worker
     assert ends == ["a", "b", "c"]
 
 
-def test_broken_frames_keep_their_row_and_are_not_valid(tmp_path):
+@pytest.mark.parametrize("processes", [False, True])
+def test_broken_frames_keep_their_row_and_are_not_valid(tmp_path, processes):
     folder = write_frames(tmp_path / "v", range(1, 6), suffix=".jpg")
     (folder / "00002.jpg").write_bytes((folder / "00002.jpg").read_bytes()[:100])
     (folder / "00004.jpg").write_bytes(b"")
     (folder / "00006.jpg").mkdir()
     (folder / "00007.jpg").symlink_to("nowhere.jpg")
-    _, found = collect([VideoSource("v", folder, False, 7)], 3)
+    _, found = collect([VideoSource("v", folder, False, 7)], 3, processes=processes)
     assert [valid for _, valid, _ in found["v"]] == [True, False, True, False, True, False, False]
     assert [frame for frame, _, _ in found["v"]] == list(range(1, 8))
 
@@ -83,10 +85,10 @@ def test_a_video_that_cannot_be_listed_or_decoded_does_not_stop_the_others(tmp_p
 
 
 def test_storage_that_fails_is_the_videos_problem_not_a_broken_frame(three, monkeypatch):
-    def fail(path, mode):
+    def fail(path, mode, buffering):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(batches, "open", fail, raising=False)
+    monkeypatch.setattr(decoder_processes, "open", fail, raising=False)
     (batch,) = load_batches(three[:1], batch_size=10, workers=1)
     assert "Input/output error" in batch.pieces[0].problem
 
@@ -127,8 +129,8 @@ def test_video_files_are_numbered_from_one(tmp_path):
 def test_only_a_few_batches_are_read_ahead_of_a_slow_caller(tmp_path, monkeypatch):
     folder = write_frames(tmp_path / "v", range(1, 61), size=(8, 8))
     read = []
-    decode = batches.decode_image
-    monkeypatch.setattr(batches, "decode_image", lambda data: read.append(1) or decode(data))
+    decode = batches.read_image
+    monkeypatch.setattr(batches, "read_image", lambda path: read.append(1) or decode(path))
     stream = load_batches([VideoSource("v", folder, False, 60)], batch_size=2, workers=3)
     for taken in range(1, 4):
         next(stream)

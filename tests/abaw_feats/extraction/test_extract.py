@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -209,8 +210,11 @@ def test_strict_fails_on_a_broken_frame_now_and_later(damaged, networks, tmp_pat
     run(tmp_path / "feats.h5", [damaged / "good"], networks, strict=True)
 
 
-def test_a_folder_that_has_changed_since_is_named(networks, tmp_path):
+def test_a_folder_that_has_changed_since_is_named_where_the_file_does_not_know_its_state(networks, tmp_path):
     folder = write_frames(tmp_path / "v", [1, 2, 3])
+    run(tmp_path / "feats.h5", [folder], networks[:1])
+    with h5py.File(tmp_path / "feats.h5", "r+") as file:  # as older versions wrote it
+        del file["videos/v"].attrs["stamp"], file["videos/v"].attrs["content"]
     run(tmp_path / "feats.h5", [folder], networks[:1])
     picture(9).save(folder / "00004.png")
     with pytest.raises(AbawError, match="1 of 1 videos .*: v"):
@@ -353,3 +357,27 @@ def test_ranges():
     assert ranges(np.array([3, 4, 5, 9])) == "3-5, 9"
     assert ranges(np.array([7])) == "7"
     assert ranges(np.arange(0, 40, 2)) == "0, 2, 4, 6, 8, 10, 12, 14, ..."
+
+
+def test_which_videos_got_labels_is_said(root, networks, tmp_path, caplog):
+    folder = tmp_path / "annotations" / "VA_Set" / "Train_Set"
+    folder.mkdir(parents=True)
+    for name in ("video2_left", "video2"):
+        (folder / f"{name}.txt").write_text("valence,arousal\n" + "0.5,0\n" * 4)
+    with caplog.at_level("INFO"):
+        run(tmp_path / "f.h5", root, networks[:1], annotations=tmp_path / "annotations")
+    assert "labels: 1 of 4 videos, 4 of 31 frames" in caplog.text
+    assert "3 videos are not annotated: 1-25-64x64, video2_right (video2?), z" in caplog.text
+    assert "1 annotated videos are not among these: video2 (video2_right?)" in caplog.text
+
+
+def test_frames_counted_from_0_keep_their_numbers_and_get_the_labels_of_their_lines(networks, tmp_path):
+    write_frames(tmp_path / "frames" / "v", range(3))
+    folder = tmp_path / "annotations" / "VA_Set" / "Train_Set"
+    folder.mkdir(parents=True)
+    (folder / "v.txt").write_text("valence,arousal\n0,0\n0.1,0\n0.2,0\n")
+    for _ in range(2):  # the second time nothing is new
+        run(tmp_path / "f.h5", tmp_path / "frames", networks[:1], annotations=tmp_path / "annotations")
+        video = read(tmp_path / "f.h5")["v"]
+        assert video.frames.tolist() == [0, 1, 2]
+        np.testing.assert_allclose(video.labels[:, 0], [0, 0.1, 0.2])

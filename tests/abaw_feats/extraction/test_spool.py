@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -141,16 +140,6 @@ def test_a_killed_process_holds_nothing(tmp_path):
             pass
 
 
-def test_a_disk_without_locks_is_not_taken_for_a_lock_that_is_held(tmp_path, monkeypatch):
-    def no_locks(handle, operation):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", no_locks)
-    with pytest.raises(UserError, match="feats.h5.parts: No locks available; choose another output"):
-        with locked_spool(tmp_path / "feats.h5"):
-            pass
-
-
 def test_a_folder_that_another_process_deletes_meanwhile_is_made_again(tmp_path, monkeypatch):
     real, calls = fcntl.flock, []
 
@@ -184,6 +173,7 @@ import resource, signal, sys
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
+from abaw_feats.extraction.batches import Piece
 from abaw_feats.reading.frames import VideoSource
 from abaw_feats.extraction.spool import SpoolWriter, locked_spool
 from abaw_seq.data.feature_file import BackboneInfo
@@ -195,7 +185,7 @@ info = BackboneInfo(3, "toy", "w.pt", "0" * 64, {}, "avg", "float32", "now")
 def write(writer, name, frames, ends):
     video = VideoSource(name, Path(name), False, 1)
     valid = np.ones(len(frames), bool)
-    piece = SimpleNamespace(video=video, frames=frames, valid=valid, ends=ends, problem="")
+    piece = Piece(video, frames, valid=valid, ends=ends)
     writer.write(SimpleNamespace(pieces=[piece]), {"toy": np.ones((len(frames), 3), np.float32)})
 
 for limit in map(int, sys.argv[1:]):

@@ -136,7 +136,7 @@ def test_views_without_changes_are_what_extraction_computes():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"flip": 1.5}, "flip must lie between 0 and 1"),
+        ({"flip": 1.5}, r"flip must be a number in \[0, 1\], not 1\.5"),
         ({"scale": [1.0, 0.5]}, "scale must be two rising shares"),
         ({"rotaton": 3.0}, "did you mean rotation"),
     ],

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from abaw_feats.backbones import build, find_spec, load
-from abaw_feats.learning.distillation import teacher_distance, with_teacher
 from abaw_feats.learning.finetune import finetune
 from abaw_feats.learning.finetune_config import FinetuneConfig
 from abaw_feats.learning.labelled_frames import SourceConfig, gather_frames
@@ -23,7 +22,7 @@ from abaw_feats.learning.task_network import (
 from abaw_seq.config import dump, from_dict
 from abaw_seq.engine.schedule import layer_scale, parameter_groups
 from abaw_seq.errors import UserError
-from abaw_seq.learn.losses import LossConfig, task_losses
+from abaw_seq.learn.losses import LossConfig, task_losses, teacher_distance, with_teacher
 from abaw_seq.tasks import TASKS
 from tests.abaw_feats.tiny_faces import write_faces
 

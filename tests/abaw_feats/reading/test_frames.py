@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 import pytest
 
-from abaw_feats.reading.frames import decode_video, frame_files, frame_number, list_videos
+from abaw_feats.reading.frames import list_videos
+from abaw_feats.reading.image_index import index_images
+from abaw_feats.reading.video_file import decode_video
+from abaw_seq.data.frame_names import frame_files, frame_number
 from abaw_seq.errors import UserError
 from tests.abaw_feats.tiny_videos import write_frames, write_video
 
@@ -132,3 +137,70 @@ def test_a_broken_video_file_is_listed_and_fails_when_read(tmp_path):
     assert video.frame_count == 0
     with pytest.raises(ValueError, match="after 0 frames"):
         list(decode_video(path))
+
+
+@pytest.mark.parametrize("name", ["__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", ".git", "@tmp"])
+def test_what_systems_leave_is_no_video_at_any_level(root, name, caplog):
+    write_frames(root / name / "7", [1])
+    write_frames(root / "7" / name, [1])
+    (root / "contact_sheet.png").unlink()
+    assert len(list_videos([root])) == 3 and summary(list_videos([root / "7"])) == [("7", 2, None)]
+    assert len(index_images([root])) == 13
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "00001.jpg", "video.txt", "take.mov"])
+def test_a_folder_is_a_folder_whatever_its_name_looks_like(root, name):
+    write_frames(root / name, [1, 2, 3])
+    assert (name, 3, None) in summary(list_videos([root]))
+    assert summary(list_videos([root / name])) == [(name, 3, None)]
+
+
+@pytest.mark.parametrize("suffix", [".3gp", ".MTS", ".m2ts", ".ts", ".flv", ".mxf", ".ogv"])
+def test_videos_of_cameras_are_listed(tmp_path, suffix):
+    (tmp_path / f"clip{suffix}").write_bytes(b"")
+    assert [(video.name, video.is_file) for video in list_videos([tmp_path])] == [("clip", True)]
+
+
+def test_what_is_passed_over_is_said_once_and_short(root, caplog):
+    for k in range(20):
+        (root / "7" / f"note{k}.xml").write_bytes(b"")
+    (root / "gone").symlink_to("nowhere")
+    list_videos([root])
+    (said,) = caplog.messages
+    caplog.clear()
+    index_images([root])
+    assert len(caplog.messages) == 1 and "note0.xml" in caplog.text and "contact_sheet" not in caplog.text
+    assert said.startswith("22 entries passed over, not frames or videos: ") and said.endswith(" and 17 more")
+
+
+def test_folders_one_level_deeper_are_read_and_what_they_stand_beside_is_passed_over(tmp_path, caplog):
+    write_frames(tmp_path / "cropped_aligned" / "a", [1, 2])
+    write_frames(tmp_path / "cropped_aligned_new_50_vids" / "b", [1])
+    (tmp_path / "raw").mkdir()
+    write_video(tmp_path / "raw" / "c.mp4", frames=3)
+    write_frames(tmp_path / "d", [1])
+    (tmp_path / "annotations").mkdir()
+    with caplog.at_level("INFO"):
+        videos = list_videos([tmp_path])
+    assert {video.name for video in videos} == {"a", "b", "c", "d"}
+    assert "the videos in 3 folders of it are read too" in caplog.text and "annotations" in caplog.messages[-1]
+    write_frames(tmp_path / "again" / "a", [1])
+    with pytest.raises(UserError, match="two videos are called 'a': .*; leave one out"):
+        list_videos([tmp_path])
+
+
+@pytest.mark.parametrize("inner", ["x/y", "x/y/z"])
+def test_folders_still_deeper_are_named(tmp_path, inner):
+    write_frames(tmp_path / inner / "a", [1, 2])
+    with pytest.raises(UserError, match=f"no frames there; there are some in .*/{inner}/a: name .*/{inner} instead"):
+        list_videos([tmp_path])
+
+
+@pytest.mark.parametrize("name", ["vidéo1", "Zoë", "두번째"])
+def test_videos_are_named_and_listed_in_one_unicode_form(tmp_path, name):
+    composed, apart = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+    write_frames(tmp_path / "v" / apart, [1])
+    (tmp_path / "list.txt").write_text(f"v/{composed}\n")
+    for path in (tmp_path / "v", tmp_path / "v" / composed, tmp_path / "list.txt"):
+        assert [video.name for video in list_videos([path])] == [composed]

@@ -31,7 +31,7 @@ def test_the_page_of_train_is_a_config_that_equals_the_defaults(printed, tmp_pat
     mine.write_text(printed("train"))
     assert configs.load(TrainConfig, mine) == TrainConfig()
     text = mine.read_text()
-    assert "# Highest learning rate, above 0.\n  lr: 0.001  # a number\n" in text
+    assert "# Highest learning rate.\n  lr: 0.001  # a number in (0, inf)\n" in text
     assert "kind: gru  # one of none, lstm, gru, transformer, tcn\n" in text
 
     small = ["--set", "epochs=1", "--set", "model.encoder.dim=8", "--feats", str(toy_feats)]
@@ -71,7 +71,7 @@ def test_a_shipped_config_is_printed_with_what_results_and_means_the_same_elsewh
 def test_the_list_names_what_abaw_seq_takes(printed):
     lines = printed("--list").splitlines()
     names = [line.split()[0] for line in lines]
-    assert names[:3] == ["train", "ensemble", "abaw4/ensemble"] and "demo/gru" in names
+    assert names[:4] == ["train", "ensemble", "search", "abaw2021/teacher_gru"] and "demo/gru" in names
     assert not any(name.startswith("backbones/") or name == "demo/mae" for name in names)
     assert next(line for line in lines if line.startswith("abaw4/gru ")).endswith("segment to segment of a video.")
     assert printed() == "\n".join(lines) + "\n"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,11 @@ from hypothesis import strategies as st
 
 from abaw_seq.data import label_text
 from abaw_seq.data.annotations import (
-    SUMMARY_HEADER,
     read_annotations,
     write_mtl_annotations,
     write_task_annotations,
 )
+from abaw_seq.data.video_labels import SUMMARY_HEADER
 from abaw_seq.errors import UserError
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS
 
@@ -438,3 +439,68 @@ def test_lines_parsed_at_once_are_those_parsed_one_by_one(image, count, data):
     elif block is not None:
         for part, values in vars(expected).items():
             np.testing.assert_array_equal(getattr(block, part), values)
+
+
+@pytest.mark.parametrize("stale", [".ipynb_checkpoints/train-checkpoint.txt", "@eaDir/train.txt", "._train.txt"])
+def test_copies_that_systems_and_editors_leave_are_not_read(tmp_path, stale):
+    put(tmp_path / "train.txt", MTL + "v/00001.jpg,0.5,0.5,3" + NO_UNITS + "\n")
+    put(tmp_path / stale, MTL + "v/00001.jpg,-0.9,-0.9,1" + NO_UNITS + "\n")
+    annotations = read_annotations(tmp_path)
+    assert annotations.videos["v"].labels[0, :3].tolist() == [0.5, 0.5, 3]
+    assert annotations.counts["label files read"] == 1
+
+
+def test_what_a_folder_of_annotations_holds_beside_them_is_said_once(tmp_path, caplog):
+    put(tmp_path / "Train_Set" / "v.TXT", VA + "0.5,0.5\n")
+    put(tmp_path / "video.txt" / "Val_Set" / "w.txt", VA + "0.1,0.1\n")
+    put(tmp_path / "labels.xlsx", "")
+    put(tmp_path / "Thumbs.db", "")
+    (tmp_path / "x.txt").symlink_to("nowhere.txt")
+    assert list(read_annotations(tmp_path).videos) == ["v", "w"]
+    (said,) = caplog.messages
+    assert "2 entries passed over, not annotations: " in said and "labels.xlsx" in said and "x.txt" in said
+
+
+CONFLICTS = {
+    "two multi-task files": {
+        "a_train.txt": MTL + "v/00001.jpg,0.1,0.1,1" + NO_UNITS + "\nv/00002.jpg,0.5,0.5,3" + NO_UNITS + "\n",
+        "b_train.txt": MTL + "v/00002.jpg,0.6,0.5,3" + NO_UNITS + "\n",
+    },
+    "a multi-task file and one per video": {
+        "a_train.txt": MTL + "v/00002.jpg,0.5,0.5,3" + NO_UNITS + "\n",
+        "b/EXPR_Set/Train_Set/v.txt": EXPR + "1\n2\n",
+    },
+    "two files per video": {
+        "a/AU_Set/Train_Set/v.txt": AU + "0,0,0,0,0,0,0,0,0,0,0,0\n" * 2,
+        "b/AU_Set/Train_Set/v.txt": AU + "0,0,0,0,0,0,0,0,0,0,0,0\n0,0,0,0,0,0,0,0,0,1,0,0\n",
+    },
+}
+
+
+@pytest.mark.parametrize("kind", CONFLICTS)
+def test_files_of_one_folder_that_disagree_are_refused_and_the_one_named_first_wins(tmp_path, kind, caplog):
+    first, second = (put(tmp_path / name, text) for name, text in CONFLICTS[kind].items())
+    with pytest.raises(UserError, match="disagree about video v, frame 2; remove one") as refused:
+        read_annotations(tmp_path)
+    assert str(first) in str(refused.value) and str(second) in str(refused.value)
+    assert not caplog.messages
+    one, other = (read_annotations(path, tmp_path).videos["v"].labels[-1] for path in (first, second))
+    (alone,) = read_annotations(second).videos["v"].labels[-1:]
+    known = ~np.isnan(alone)
+    assert_rows([other[known]], [alone[known]])
+    assert (one[known] != other[known]).any()
+    assert "disagree about video v, frame 2: the first file's labels are kept (1 such videos)" in caplog.text
+
+
+def test_files_that_agree_or_do_not_meet_are_joined(tmp_path):
+    put(tmp_path / "a_train.txt", MTL + "v/00001.jpg,0.5,0.5,3" + NO_UNITS + "\n")
+    put(tmp_path / "b_train.txt", MTL + "v/00001.jpg,0.5,0.5,3" + ",1" * 12 + "\nv/00002.jpg,0,0,1" + NO_UNITS)
+    assert_rows(read_annotations(tmp_path).videos["v"].labels[:1], [[0.5, 0.5, 3] + [1] * 12])
+    put(tmp_path / "c_val.txt", MTL + "v/00001.jpg,-0.5,-0.5,4" + NO_UNITS + "\n")  # the others are left out
+    annotations = read_annotations(tmp_path)
+    assert annotations.videos["v"].split == "val" and annotations.videos["v"].labels[0, 2] == 4
+
+
+def test_a_test_list_in_another_unicode_form_is_one(tmp_path):
+    listed = put(tmp_path / "test_videos.txt", unicodedata.normalize("NFD", "vidéo1\nZoë_left\n"))
+    assert list(read_annotations(listed).videos) == ["Zoë_left", "vidéo1"]

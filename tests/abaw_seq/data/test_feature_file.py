@@ -2,6 +2,7 @@
 
 import json
 import os
+import unicodedata
 
 import h5py
 import numpy as np
@@ -142,3 +143,17 @@ def test_one_name_for_two_networks_is_refused():
     assert merge_backbones({"a.h5": {"toy": INFO}, "b.h5": {"toy": renamed}}) == {"toy": INFO}
     with pytest.raises(UserError, match="backbone toy in b.h5 and in a.h5 differ in weights_sha256"):
         merge_backbones({"a.h5": {"toy": INFO}, "b.h5": {"toy": other}})
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_of_videos_have_one_form_however_they_are_stored(tmp_path, form):
+    name, asked = unicodedata.normalize(form, "vidéo1"), unicodedata.normalize("NFC", "vidéo1")
+    write(tmp_path / "f.h5", make_video(name))
+    with FeatureReader(tmp_path / "f.h5") as reader, atomic_feature_file(tmp_path / "copy.h5") as writer:
+        assert reader.videos == (asked,)
+        for video in (asked, name):
+            assert reader.rows(video) == 300 and reader.has(video, "toy") and reader.split(video) == "train"
+            assert reader.labels(video) is not None and reader.features(video, "toy").shape == (300, 4)
+        reader.copy_video(asked, writer.videos_group)
+    with h5py.File(tmp_path / "copy.h5") as file:
+        assert list(file["videos"]) == [asked]

@@ -1,5 +1,7 @@
 """Features of other layouts: which row is which frame, and what is refused."""
 
+import unicodedata
+
 import h5py
 import numpy as np
 import pytest
@@ -149,3 +151,47 @@ def test_features_that_are_not_finite_name_their_video(bad, tmp_path):
     with open_features(npy(tmp_path / "d", v=spoiled)) as reader:
         with pytest.raises(UserError, match="video v: the features hold NaN or infinity"):
             reader.features("v", "d")
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_fewer_rows_than_annotated_frames_get_no_labels_and_are_named(tmp_path, rows, caplog):
+    path = abaw4(tmp_path / "mae.h5", {"v": values(rows), "w": values(2)})
+    known = annotated(v=[10, 20, 30, 40], w=[5, 7])
+    with caplog.at_level("INFO"):
+        corpus = load_corpus([path], annotations=known)
+    assert corpus.labels[:rows].isnan().all() and corpus.labels[rows:, 0].tolist() == pytest.approx([0.05, 0.07])
+    assert corpus.splits == ("train", "train")
+    assert f"fewer rows than annotated frames: v ({rows} rows, 4 annotated frames)" in caplog.text
+    label_feature_file(path, known, tmp_path / "out.h5")
+    with FeatureReader(tmp_path / "out.h5") as reader:
+        assert np.isnan(reader.labels("v")).all() and reader.split("v") == "train"
+
+
+def test_fewer_rows_with_frame_numbers_get_their_labels(tmp_path):
+    path = abaw4(tmp_path / "mae.h5", {"v": (values(2), np.array([20, 40]))})
+    corpus = load_corpus([path], annotations=annotated(v=[10, 20, 30, 40]))
+    np.testing.assert_allclose(corpus.labels[:, 0], [0.2, 0.4])
+
+
+def test_frame_names_are_read_as_extraction_reads_them(tmp_path):
+    faces = {"v": (values(2), np.array([b"v/00003_1.jpg", b"v/00004_0.jpg"])), "w": (values(1), np.array([b"frame.7"]))}
+    with open_features(abaw4(tmp_path / "a.h5", faces)) as reader:
+        assert reader.frames("v").tolist() == [3, 4] and reader.frames("w").tolist() == [7]
+    both = {"v": (values(4), np.array([b"3_0.jpg", b"3_1.jpg", b"4_0.jpg", b"4_1.jpg"]))}
+    with pytest.raises(UserError, match="video v: its frame numbers are not one whole number for each row"):
+        open_features(abaw4(tmp_path / "c.h5", both))
+
+
+def test_hidden_arrays_count_for_nothing_and_what_is_no_array_is_said(tmp_path, caplog):
+    folder = npy(tmp_path / "d", v=values(2))
+    (folder / "._v.npy").write_bytes(b"\0\5\x16\7")
+    (folder / "x.npy").mkdir()
+    with open_features(folder) as reader:
+        assert reader.videos == ("v",)
+    assert caplog.messages[0] == f"1 entries passed over, not features: {folder / 'x.npy'}"
+
+
+def test_names_in_another_unicode_form_meet_their_annotations(tmp_path):
+    apart, composed = (unicodedata.normalize(form, "vidéo1") for form in ("NFD", "NFC"))
+    for path in (npy(tmp_path / "d", **{apart: values(2)}), abaw4(tmp_path / "a.h5", {apart: values(2)})):
+        assert load_corpus([path], annotations=annotated(**{composed: [5, 7]})).frames.tolist() == [5, 7]

@@ -64,7 +64,7 @@ def test_members_are_trained_once_on_one_corpus_and_joined(folder, toy_feats, mo
     assert cells["gru"][0] == f"{statistics.fmean(single):.3f} ± {statistics.stdev(single):.3f}"
     assert cells["ensemble of 4 (greedy)"][0] == f"{scores(run)['cross_fitted_weights']['p_mtl']:.3f}"
 
-    monkeypatch.setattr(side_by_side, "train_together", None)
+    monkeypatch.setattr(side_by_side, "train", None)
     assert follow(recipe, folder, [toy_feats], run, device=CPU) == table
 
 

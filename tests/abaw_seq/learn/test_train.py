@@ -195,7 +195,10 @@ def test_the_nearest_label_serves_training_frames_and_never_validation_frames(co
     assert plain.scores["untuned"]["frames"] == result.scores["untuned"]["frames"]
 
 
-@pytest.mark.parametrize("value, words", [("{va: 3}", "no task 'va'"), ("-1", "not be negative"), ("near", "number")])
+@pytest.mark.parametrize(
+    "value, words",
+    [("{va: 3}", "no task 'va'"), ("-1", "must be a whole number in .0, 1000000000., not -1"), ("near", "number")],
+)
 def test_a_distance_for_nearest_labels_is_a_number_of_frames(value, words):
     with pytest.raises(UserError, match=f"nearest_label.*{words}"):
         settings(f"nearest_label={value}")

@@ -109,10 +109,10 @@ def test_loss_weights_are_the_given_ones_or_balanced_or_none(corpus):
 @pytest.mark.parametrize(
     "wrong, words",
     [
-        (["patience=0"], "patience must be at least 1"),
+        (["patience=0"], "patience must be a whole number in .1, 1000000., not 0"),
         (["loss.class_weights=[1, 2]"], "class_weights must be 8 positive"),
-        (["loss.positive_weights=[0,1,1,1,1,1,1,1,1,1,1,1]"], "positive_weights must be 12 positive"),
-        (["loss.focal=-1"], "must not be negative"),
+        (["loss.positive_weights=[0,1,1,1,1,1,1,1,1,1,1,1]"], "positive_weights.0. must be a number in .0, inf."),
+        (["loss.focal=-1"], "focal must be a number in .0, inf., not -1.0"),
         (["model.encoder={kind: transformer, dim: 8, heads: 2, positions: learned}", "windows.length=600"], "512"),
         (
             ["tasks=[valence, au]", "model.framework=sbe_hsf", "model.task_layers=1",

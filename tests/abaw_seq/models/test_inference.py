@@ -80,7 +80,7 @@ def test_windows_of_one_turn_share_no_frame_and_the_turns_sum_to_the_same_bits(l
     windows = np.concatenate(list(batches_of_overlapping(lengths, 48, 36, 32))[:1])
     outputs = {"valence": torch.randn(len(windows), int(windows[0, 2]), 1)}
     offsets = np.cumsum([0, *lengths])
-    average = _Average(int(offsets[-1]), torch.device("cpu"))
+    average = _Average(int(offsets[-1]), torch.device("cpu"), probabilities)
     average.add(outputs, windows, offsets, centre_weights(int(windows[0, 2])))
 
     turns = _turns(windows)

@@ -171,6 +171,13 @@ def test_names_and_documents_from_files_are_escaped(reported):
     assert [video["name"] for video in data["runs"][0]["videos"]] == ["426", HOSTILE, "one"]
 
 
+def test_control_characters_in_names_are_written_out():
+    run = page.ReportedRun("safe\u202egnp[b]\x1b[2J", documents={"config\x07": "a: \x9b1\nb: :smile:\n"})
+    text = page.render_page([run], [], image_base=None)
+    assert "safe\\u202egnp[b]\\x1b[2J" in text and "config\\x07" in text and "a: \\x9b1\nb: :smile:\n" in text
+    assert "\u202e" not in text and "\x1b" not in text
+
+
 def test_an_end_tag_in_a_name_stays_inside_the_data():
     video = make_video(1, 2)
     run = page.ReportedRun("</script><img onerror>", predictions={"</script><img onerror=alert(1)>": video})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abaw_seq.data.annotations import read_annotations
-from abaw_seq.data.prediction_file import VideoPredictions
+from abaw_seq.data.prediction_file import VideoPredictions, read_predictions, write_predictions
 from abaw_seq.errors import UserError
 from abaw_seq.metrics import score
 from abaw_seq.results.postprocess import Postprocess
 from abaw_seq.results.submission.checking import check_submission, read_submission
-from abaw_seq.results.submission.wanted import VIDEO_HEADERS, files_per_video, read_image_list
+from abaw_seq.results.submission.wanted import VIDEO_HEADERS, files_per_video, read_image_list, wanted_rows
 from abaw_seq.results.submission.writing import write_submission
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
 
@@ -344,3 +345,36 @@ def test_files_per_video_validate_and_read_back(kind, lengths, data):
         assert check_submission(folder, wanted) == sum(lengths.values())
         read = read_submission(folder)
     assert {video: len(values.frames) for video, values in read.items()} == lengths
+
+
+@pytest.mark.parametrize("frames", [[0, 1, 2, 3], [0, 2, 3]])
+def test_predictions_of_frames_counted_from_0_are_written_to_the_lines_of_these_frames(tmp_path, frames):
+    write_submission(tmp_path, files_per_video("va", {"v": 4}), {"v": simple(frames)})
+    lines = (tmp_path / "v.txt").read_text().splitlines()[1:]
+    assert len(lines) == 4
+    assert [lines[k].split(",")[0] for k in frames] == [f"{k / 10:.6f}" for k in frames]
+
+
+@pytest.mark.parametrize("frames", [[0, 1, 2, 3, 4], [0, 9]])
+def test_a_frame_0_and_more_frames_than_the_video_has_are_refused(tmp_path, frames):
+    with pytest.raises(UserError, match=f"video v are of frames 0 to {frames[-1]}, and it has 4 frames"):
+        write_submission(tmp_path, files_per_video("va", {"v": 4}), {"v": simple(frames)})
+
+
+@pytest.mark.parametrize("name", ["._v.txt", ".ipynb_checkpoints/v.txt", "@eaDir/v.txt"])
+def test_what_systems_leave_is_no_submission_file(tmp_path, name):
+    wanted = files_per_video("va", {"v": 2})
+    write_submission(tmp_path, wanted, {"v": simple([1, 2])})
+    put(tmp_path / name, "\0\5")
+    assert check_submission(tmp_path, wanted) == 2 and list(read_submission(tmp_path)) == ["v"]
+
+
+def test_lists_lengths_and_predictions_meet_in_every_unicode_form(tmp_path):
+    composed, apart = (unicodedata.normalize(form, "vidéo1") for form in ("NFC", "NFD"))
+    write_predictions(tmp_path / "p.h5", {apart: simple([1, 2])})
+    videos = read_predictions(tmp_path / "p.h5")
+    lengths = put(tmp_path / "lengths.txt", f"{apart},2\n")
+    listed = put(tmp_path / "list.txt", f"{apart}\n")
+    for wanted in (wanted_rows(None, lengths, "va"), wanted_rows(listed, lengths, "va")):
+        write_submission(tmp_path / "out", wanted, videos)
+        assert list(read_submission(tmp_path / "out")) == [composed]
