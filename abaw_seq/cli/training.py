@@ -30,7 +30,12 @@ memory_option = click.option(
 )  # fmt: skip
 jobs_option = click.option(
     "--jobs", type=click.IntRange(1), default=1, show_default=True, metavar="N",
-    help="How many models train at the same time; they share the processor's cores and the features.",
+    help="How many processes train at the same time; they share the processor's cores and the features.",
+)  # fmt: skip
+members_option = click.option(
+    "--members", type=click.IntRange(1), metavar="N",
+    help="How many models of one shape train at once in each process; 1: each by itself.  "
+    "[default: on a GPU as many as memory allows, on a CPU 1]",
 )  # fmt: skip
 
 
@@ -132,8 +137,11 @@ def distill(teachers, feats, config_file, overrides, run, rounds, resume, annota
 @annotations_option
 @memory_option
 @jobs_option
+@members_option
 @device_option
-def crossval(feats, config_file, overrides, folds, run, resume, write_only, annotations, memory, jobs, device) -> None:
+def crossval(
+    feats, config_file, overrides, folds, run, resume, write_only, annotations, memory, jobs, members, device
+) -> None:
     """Train on the official split and on K folds, and score them.
 
     The scores are those of each fold and of all folds together. Parts of one source video are never divided between
@@ -155,7 +163,7 @@ def crossval(feats, config_file, overrides, folds, run, resume, write_only, anno
     if write_only:
         print_result(store_folds(run, chosen))
         return
-    result = crossvalidate(settings, corpus, chosen, run, device=device, resume=resume, jobs=jobs)
+    result = crossvalidate(settings, corpus, chosen, run, device=device, resume=resume, jobs=jobs, members=members)
     print_table(f"{run}: {len(chosen)} folds", *comparison(fold_table(result)))
 
 
@@ -169,8 +177,9 @@ def crossval(feats, config_file, overrides, folds, run, resume, write_only, anno
 @many("--feats", help="Features on which --config trains its members.")
 @set_option
 @jobs_option
+@members_option
 @device_option
-def ensemble(runs, run, method, weights_of, recipe, feats, overrides, jobs, device) -> None:
+def ensemble(runs, run, method, weights_of, recipe, feats, overrides, jobs, members, device) -> None:
     """Join the predictions of several runs, task by task.
 
     RUNS are run folders or prediction files. Weights are fitted on the labels that the predictions carry. With --config
@@ -181,7 +190,7 @@ def ensemble(runs, run, method, weights_of, recipe, feats, overrides, jobs, devi
     from abaw_seq.results.tables import all_scores, comparison
 
     if recipe is not None:
-        _follow_recipe(recipe, overrides, runs, feats, run, find_device(device), jobs)
+        _follow_recipe(recipe, overrides, runs, feats, run, find_device(device), jobs, members)
         return
     if not runs:
         raise UserError("nothing to join: name run folders or prediction files, or --config RECIPE --feats FILE")
@@ -192,7 +201,7 @@ def ensemble(runs, run, method, weights_of, recipe, feats, overrides, jobs, devi
     print_table(f"{run}: {len(runs)} members", *(all_scores if len(scores) == 1 else comparison)(scores))
 
 
-def _follow_recipe(recipe_file, overrides, runs, feats, run, device, jobs) -> None:
+def _follow_recipe(recipe_file, overrides, runs, feats, run, device, jobs, members) -> None:
     from abaw_seq.config import find
     from abaw_seq.experiments.recipe import follow, load_recipe
 
@@ -202,7 +211,7 @@ def _follow_recipe(recipe_file, overrides, runs, feats, run, device, jobs) -> No
         raise UserError("--config trains its own members: give --feats FILE")
     recipe_file = find(recipe_file)
     recipe = load_recipe(recipe_file, overrides)
-    print_result(follow(recipe, recipe_file.parent, list(feats), run, device=device, jobs=jobs))
+    print_result(follow(recipe, recipe_file.parent, list(feats), run, device=device, jobs=jobs, members=members))
 
 
 def _corpus(feats, backbones, annotations, device, memory):

@@ -1,4 +1,5 @@
-"""Kernels and settings for processors. On another device nothing of this package is imported.
+"""Kernels and settings for processors. On another device nothing of this package is imported,
+except the walk over time of stacked LSTMs and GRUs.
 
 What each gains is the time of torch's own way over its time, on one core of an AMD EPYC of the third generation
 (AVX2, no bfloat16); BENCHMARKS.md says how this was measured.
@@ -23,12 +24,20 @@ from contextlib import AbstractContextManager
 
 from torch import nn
 
-from abaw_seq.cpu.dropout import fast_attention, fast_dropout
+from abaw_seq.cpu.dropout import fast_attention, fast_dropout, fill_factors
 from abaw_seq.cpu.memory import keep_freed_memory
 from abaw_seq.cpu.products import fast_products
 from abaw_seq.cpu.recurrence import fast_rnn
 
-__all__ = ["fast_attention", "fast_dropout", "fast_products", "fast_rnn", "keep_freed_memory", "settings"]
+__all__ = [
+    "fast_attention",
+    "fast_dropout",
+    "fast_products",
+    "fast_rnn",
+    "fill_factors",
+    "keep_freed_memory",
+    "settings",
+]
 
 
 def settings(model: nn.Module | None = None) -> AbstractContextManager[None]:

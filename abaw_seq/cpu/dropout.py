@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 LEVELS = 2**16
@@ -15,13 +14,20 @@ def fast_dropout(x: Tensor, p: float) -> Tensor:
     One 64-bit random number of torch's generator decides about four values, so that `p` is rounded to a
     multiple of 1 / 65536; the scale follows the rounded value.
     """
+    factors = x.new_empty(x.numel())
+    fill_factors(factors, p)
+    return x * factors.view(x.shape)
+
+
+def fill_factors(factors: Tensor, p: float, generator: torch.Generator | None = None) -> None:
+    """Fill `factors` (n,) with the zeros and scales of `fast_dropout`, from `generator` or torch's own one."""
     dropped = round(p * LEVELS)
     if dropped == LEVELS:
-        return F.dropout(x, 1.0)
-    bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    factors = x.new_empty(x.numel())
-    torch.ge(bits[: x.numel()], dropped - LEVELS // 2, out=factors).mul_(LEVELS / (LEVELS - dropped))
-    return x * factors.view(x.shape)
+        factors.zero_()
+        return
+    bits = torch.empty((len(factors) + 3) // 4, dtype=torch.int64)
+    bits = bits.random_(-(2**63), None, generator=generator).view(torch.int16)
+    torch.ge(bits[: len(factors)], dropped - LEVELS // 2, out=factors).mul_(LEVELS / (LEVELS - dropped))
 
 
 def fast_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, p: float) -> Tensor:

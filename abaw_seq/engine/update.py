@@ -73,6 +73,10 @@ class Update:
     def step(self, loss: Tensor, rate: float) -> None:
         """Add the gradient of a batch's loss; after `accumulate` batches move the parameters at the learning rate."""
         self._scaler.scale(loss / self.accumulate if self.accumulate > 1 else loss).backward()
+        self.move(rate)
+
+    def move(self, rate: float) -> None:
+        """What follows the backward pass of a batch: after `accumulate` of them move the parameters."""
         self._part = (self._part + 1) % self.accumulate
         if self._part:
             return

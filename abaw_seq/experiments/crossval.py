@@ -87,12 +87,13 @@ def crossvalidate(
     device: torch.device,
     resume: bool = False,
     jobs: int = 1,
+    members: int | None = None,
 ) -> dict[str, Any]:
-    """Train every fold in its own run folder below `folder`, `jobs` at a time; returns the content of `scores.json`.
+    """Train every fold in its own run folder below `folder`; returns the content of `scores.json`.
 
-    With `resume` finished folds are passed over and an interrupted one goes on. The validation videos of the official
-    split are in the other folds, too. So that split is left out of the pooled predictions, the mean and the deviation
-    (that of a sample), unless it is the only fold.
+    `jobs`, `members`: how many train at a time, as for `train_all`. With `resume` finished folds are passed over and an
+    interrupted one goes on. The validation videos of the official split are in the other folds, too. So that split is
+    left out of the pooled predictions, the mean and the deviation (that of a sample), unless it is the only fold.
     """
     check_kind(folder, FOLDS)
     runs = [folder, *(folder / fold.name for fold in folds)]
@@ -108,7 +109,7 @@ def crossvalidate(
     resplit = [fold.name for fold in folds if fold.name != OFFICIAL] or [OFFICIAL]
     trainings = [_training(config, corpus, fold, folder, f"{k} of {len(folds)}") for k, fold in enumerate(folds, 1)]
     unfinished = [training for training in trainings if not is_finished(training.run)]
-    train_all(unfinished, {config.backbones: corpus}, device=device, jobs=jobs)
+    train_all(unfinished, {config.backbones: corpus}, device=device, jobs=jobs, members=members)
     scores: dict[str, Any] = {}
     pooled: Videos = {}
     for fold in folds:

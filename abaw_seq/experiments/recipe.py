@@ -88,16 +88,25 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
 
 
 @holds_run_folder("run")
-def follow(recipe: Recipe, folder: Path, feats: list[Path], run: Path, *, device: torch.device, jobs: int = 1) -> str:
-    """Train what is not trained yet, `jobs` at a time, join, tune, and compare; returns the table as Markdown.
+def follow(
+    recipe: Recipe,
+    folder: Path,
+    feats: list[Path],
+    run: Path,
+    *,
+    device: torch.device,
+    jobs: int = 1,
+    members: int | None = None,
+) -> str:
+    """Train what is not trained yet, join, tune, and compare; returns the table as Markdown.
 
-    `folder`: where the recipe's configs lie. A finished member is passed over, an interrupted one goes on. Raises
-    UserError where there is no validation split.
+    `folder`: where the recipe's configs lie. `jobs`, `members`: how many models train at a time, as for `train_all`. A
+    finished member is passed over, an interrupted one goes on. Raises UserError where there is no validation split.
     """
     # Members, on corpora that are loaded once.
     check_kind(run, RESULTS)
     corpora: dict[tuple[str, ...], Corpus] = {}
-    members: dict[str, list[str]] = {}
+    names_of: dict[str, list[str]] = {}
     trainings: list[Training] = []
     for file in (*recipe.baselines, *recipe.members):
         config = configs.load(TrainConfig, configs.find(file, folder), recipe.set)
@@ -105,24 +114,24 @@ def follow(recipe: Recipe, folder: Path, feats: list[Path], run: Path, *, device
             corpora[config.backbones] = load_corpus(feats, backbones=config.backbones or None, device=device)
         for seed in recipe.seeds:
             name = f"{MEMBERS}/{Path(file).stem}-{seed}"
-            members.setdefault(Path(file).stem, []).append(name)
+            names_of.setdefault(Path(file).stem, []).append(name)
             seeded = dataclasses.replace(config, seed=seed)
             if recipe.folds:
                 corpus = corpora[config.backbones]
                 folds = choose_folds(corpus, str(recipe.folds))
-                crossvalidate(seeded, corpus, folds, run / name, device=device, resume=True, jobs=jobs)
+                crossvalidate(seeded, corpus, folds, run / name, device=device, resume=True, jobs=jobs, members=members)
             elif is_finished(run / name):
                 check_same_config(run / name, seeded)
             else:
                 trainings.append(Training(seeded, run / name, f"{run / name}:"))
     if trainings and not all(corpus.in_split("val") for corpus in corpora.values()):
         raise UserError("no validation videos to compare and join on: attach labels and splits with abaw-seq label")
-    train_all(trainings, corpora, device=device, jobs=jobs)
+    train_all(trainings, corpora, device=device, jobs=jobs, members=members)
 
     # Their validation predictions, joined with weights fitted on these or on out-of-fold predictions.
     joining = [Path(file).stem for file in recipe.members]
-    predictions = {name: read_current(_validated(run / name)) for names in members.values() for name in names}
-    on_val = {name: predictions[name] for stem in joining for name in members[stem]}
+    predictions = {name: read_current(_validated(run / name)) for names in names_of.values() for name in names}
+    on_val = {name: predictions[name] for stem in joining for name in names_of[stem]}
     fit_on, where = on_val, "the validation split"
     if recipe.folds:
         fit_on = {name: read_current(run / name) for name in on_val}
@@ -136,8 +145,8 @@ def follow(recipe: Recipe, folder: Path, feats: list[Path], run: Path, *, device
         fit_held_run(run, run / OUT_OF_FOLD if recipe.folds else None)
 
     # How they compare: each config and the mean of all, over the seeds, then the ensemble.
-    rows = {stem: [_scored(predictions[name]) for name in names] for stem, names in members.items()}
-    by_seed = [{name: on_val[name] for name in names} for names in zip(*map(members.get, joining), strict=True)]
+    rows = {stem: [_scored(predictions[name]) for name in names] for stem, names in names_of.items()}
+    by_seed = [{name: on_val[name] for name in names} for names in zip(*map(names_of.get, joining), strict=True)]
     rows[f"mean of {len(joining)} configs"] = [_scored(fit_ensemble(one, "mean").apply(one)) for one in by_seed]
     by_halves = None if recipe.folds else cross_fitted_ensemble(on_val, recipe.method)
     rows[f"ensemble of {len(on_val)} ({recipe.method})"] = [_scored(by_halves or joined)]

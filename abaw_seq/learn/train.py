@@ -3,61 +3,30 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from abaw_seq import config as configs
 from abaw_seq.data.corpus import Corpus
-from abaw_seq.data.prediction_file import VideoPredictions, by_video, save_scored
-from abaw_seq.engine.best import BestEpoch
 from abaw_seq.engine.device import autocast, autocast_dtype, full_speed
 from abaw_seq.engine.epoch import train_epoch
-from abaw_seq.engine.memory import TRAINING_COPIES, check_fits
-from abaw_seq.engine.provenance import provenance
-from abaw_seq.engine.update import RunningAverage, Update
-from abaw_seq.errors import AbawError, UserError
-from abaw_seq.files import load_tensors, save_tensors
-from abaw_seq.learn.batches import Batch, training_batches
-from abaw_seq.learn.losses import loss_weights, outputs_of, task_losses, with_teacher
-from abaw_seq.learn.optim import build_optimizer, learning_rate
+from abaw_seq.learn.batches import Batch
+from abaw_seq.learn.losses import task_losses, with_teacher
+from abaw_seq.learn.member import Epoch, Member, TrainResult, predict_frames
 from abaw_seq.learn.settings import AugmentConfig, TrainConfig
 from abaw_seq.learn.weighting import TaskWeighting
-from abaw_seq.metrics import score
 from abaw_seq.models.frameworks import MultiTaskModel
 from abaw_seq.models.heads import Standardise
-from abaw_seq.models.inference import CarriedState, predict_videos
-from abaw_seq.run_folder import (
-    BEST,
-    best_of,
-    holds_run_folder,
-    open_run,
-    read_scores,
-    save_epoch,
-    write_provenance,
-)
-from abaw_seq.tasks import LABEL_COLUMNS, TASKS
+from abaw_seq.models.inference import CarriedState
+from abaw_seq.run_folder import holds_run_folder
 from abaw_seq.terminal import progress
 
+__all__ = ["TrainResult", "augmented", "batch_losses", "ground_truth_share", "predict_frames", "train"]
+
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """The best epoch of a run."""
-
-    model: MultiTaskModel
-    epoch: int
-    predictions: dict[str, VideoPredictions]
-    """Of the validation videos, by name; empty without any."""
-    scores: dict[str, Any]
-    """The content of `scores.json`."""
 
 
 @holds_run_folder("run")
@@ -83,119 +52,30 @@ def train(
     Raises UserError where the corpus cannot serve the config or another process writes `run`, AbawError if the
     loss is not finite.
     """
-    # Data: everything on the device, windows by index.
-    corpus = config.as_seen(corpus).to(device)
-    train_videos = corpus.training_videos() if train_videos is None else train_videos
-    val_videos = corpus.in_split("val") if val_videos is None else val_videos
-    train_rows = corpus.rows(train_videos)
-    if (config.teacher is None) != (taught is None):
-        raise UserError("teacher: this config learns from a teacher, whom abaw-seq distill --teacher RUN names")
-    _check_labels(config, corpus, train_rows, taught or {})
-    truth = corpus.labels[corpus.rows(val_videos)].cpu().numpy()
-    if reach := {task: frames for task, frames in config.label_reach.items() if frames}:
-        corpus, filled = corpus.with_nearest_labels(train_videos, reach)
-        counts = ", ".join(f"{task} {count:,}" for task, count in filled.items())
-        log.info(f"{run.name}: training frames with the label of the nearest labelled frame: {counts}")
-    if place := corpus.elsewhere():
-        log.info(f"{run.name}: {place}")
-
-    # Model, loss, optimiser.
-    torch.manual_seed(config.seed)
-    widths = {task: outputs_of(task, config.loss) for task in config.tasks}
-    check_fits(lambda: MultiTaskModel(corpus.dim, config.model, widths), "this model", copies=TRAINING_COPIES)
-    model = MultiTaskModel(corpus.dim, config.model, widths).to(device)
-    model.standardise.fit(corpus.gather_features, train_rows, config.standardised(corpus, "train"))
-    weighting = TaskWeighting(config.tasks, config.weighting).to(device)
-    balance = {name: weight.to(device) for name, weight in loss_weights(config.loss, corpus.labels[train_rows]).items()}
-    average = RunningAverage(model, config.optim.ema, random_start=True)
-    optimizer = build_optimizer((model, weighting), config.optim)
-    update = Update(model, optimizer, extra=(weighting,), clip=config.optim.clip, average=average)
-
-    # Begin, or go on from the last whole epoch.
-    state = open_run(run, config, resume=resume)
-    history: list[dict[str, Any]] = []
-    best, best_of_task = BestEpoch(), {}
-    if state:
-        model.load_state_dict(state["model"])
-        average.model.load_state_dict(state["average"])
-        weighting.load_state_dict(state["weighting"])
-        update.load_state_dict(state)
-        history, best, best_of_task = state["history"], BestEpoch(state["best"]), state["best_per_task"]
-        update.done = sum(line["steps"] for line in history)
-    else:
-        write_provenance(run, provenance(seed=config.seed, device=device, **corpus.described()))
-
-    # Epochs.
-    predicted: dict[str, np.ndarray] | None = None  # by the best epoch
-    bar = progress(f"train {run.name}", config.epochs - len(history), "epochs")
-    with bar as advance, full_speed(device, model):
-        while not best.is_over(len(history), epochs=config.epochs, patience=config.patience):
-            if proceed is not None and history and not proceed(history):
-                log.info(f"{run.name}: stopped after epoch {len(history)}")
+    member = Member(
+        config, corpus, run, device=device, resume=resume, train_videos=train_videos, val_videos=val_videos,
+        taught=taught,
+    )  # fmt: skip
+    with progress(f"train {run.name}", member.left, "epochs") as advance, full_speed(device, member.model):
+        while not member.is_over:
+            if proceed is not None and member.history and not proceed(member.history):
+                log.info(f"{run.name}: stopped after epoch {len(member.history)}")
                 break
-            epoch, started = len(history), time.monotonic()
-            rng = np.random.default_rng([config.seed, epoch])
-            torch.manual_seed(int(rng.integers(2**31)))
-            model.train()
-            batches = list(training_batches(corpus, train_videos, config.windows, rng))
-            moments = (epoch + k / len(batches) for k in range(len(batches)))
-            rates = [learning_rate(config.optim, moment, config.epochs) for moment in moments]
-            losses_of = batch_losses(
-                model, weighting, corpus, config, balance=balance, epoch=epoch, taught=taught or {}
-            )
-            gathered = corpus.gathered((batch, batch.rows) for batch in batches)
-            means = train_epoch(gathered, losses_of, update, rates=rates)[1:]
-            weighting.end_epoch(means)
-            losses = means.cpu().numpy()
-            if not np.isfinite(losses).all():
-                raise AbawError(f"{run.name}: the loss is not finite in epoch {epoch + 1}; lower optim.lr")
-            outputs = predict_frames(average.model, corpus, val_videos, config) if val_videos else {}
-            scores = score(outputs, truth) if val_videos else None
-            history.append(
-                {
-                    "epoch": epoch + 1,
-                    "steps": len(batches),
-                    "lr": rates[-1],
-                    "seconds": time.monotonic() - started,
-                    "train": {"loss": float(losses.sum()), **dict(zip(config.tasks, losses.tolist(), strict=True))},
-                    "val": scores,
-                }
-            )
-            if best.improves(epoch + 1, scores):
-                predicted = outputs
-                save_tensors(run / BEST, _portable(average.model, corpus, config))
-            for task in config.tasks if config.keep_best_per_task and scores else ():
-                if scores and scores[task] is not None and scores[task] > best_of_task.get(task, float("-inf")):
-                    best_of_task[task] = scores[task]
-                    save_tensors(run / best_of(task), _portable(average.model, corpus, config))
-            save_epoch(
-                run,
-                {
-                    "epoch": epoch + 1,
-                    "history": history,
-                    "best": best.state(),
-                    "best_per_task": best_of_task,
-                    "model": model.state_dict(),
-                    "average": average.model.state_dict(),
-                    "weighting": weighting.state_dict(),
-                    **update.state_dict(),
-                },
-            )
-            advance(1, str(best) if scores else "")
-    if len(history) < config.epochs and best.is_over(len(history), epochs=config.epochs, patience=config.patience):
-        log.info(f"{run.name}: no better score for {config.patience} epochs, stopped after epoch {len(history)}")
-    if rate := corpus.gather_rate():
-        log.info(f"{run.name}: features were gathered at {rate}")
+            epoch = member.next_epoch()
+            member.end_epoch(epoch, train_member(member, epoch))
+            advance(1, str(member.best) if member.best.scores else "")
+    return member.result()
 
-    # The best epoch is the result.
-    average.model.load_state_dict(load_tensors(run / BEST, device)["model"])
-    if predicted is None and val_videos:  # the best epoch was before the run was resumed
-        predicted = predict_frames(average.model, corpus, val_videos, config)
-    predictions = by_video(corpus, val_videos, predicted or {})
-    scores = read_scores(run) if state and state["epoch"] == len(history) else None
-    if scores is None:
-        scores = save_scored(run, predictions, best_epoch=best.epoch)
-    return TrainResult(average.model.eval(), best.epoch, predictions, scores)
+
+def train_member(member: Member, epoch: Epoch) -> Tensor:
+    """Train a model by itself for an epoch; its mean losses (1 + tasks,)."""
+    torch.manual_seed(epoch.seed)
+    losses_of = batch_losses(
+        member.model, member.weighting, member.corpus, member.config, balance=member.balance, epoch=epoch.number,
+        taught=member.taught,
+    )  # fmt: skip
+    gathered = member.corpus.gathered((batch, batch.rows) for batch in epoch.batches)
+    return train_epoch(gathered, losses_of, member.update, rates=epoch.rates)
 
 
 def batch_losses(
@@ -239,45 +119,22 @@ def ground_truth_share(config: TrainConfig, epoch: int) -> float:
     return config.model.gt_rate * (1 - decay)
 
 
-def augmented(features: Tensor, standardise: Standardise, config: AugmentConfig) -> Tensor:
-    """Features (batch, time, dim) with training noise; a hidden value becomes the training split's mean."""
+def augmented(
+    features: Tensor, standardise: Standardise, config: AugmentConfig, generator: torch.Generator | None = None
+) -> Tensor:
+    """Features (batch, time, dim) with training noise; a hidden value becomes the training split's mean.
+
+    `generator` is where random numbers come from, torch's own one by default.
+    """
+    device = features.device
     if config.noise:
-        features = features + torch.randn_like(features, dtype=torch.float32) * (config.noise / standardise.scale)
+        noise = torch.randn(features.shape, generator=generator, device=device)
+        features = noise.mul_(config.noise / standardise.scale).add_(features)
     if config.time_mask:
-        hidden = torch.rand(features.shape[:2], device=features.device) < config.time_mask
+        hidden = torch.rand(features.shape[:2], generator=generator, device=device) < config.time_mask
         features = torch.where(hidden[..., None], standardise.mean.to(features.dtype), features)
     if config.feature_dropout:
-        hidden = torch.rand(features.shape[0], 1, features.shape[2], device=features.device) < config.feature_dropout
+        shape = (features.shape[0], 1, features.shape[2])
+        hidden = torch.rand(shape, generator=generator, device=device) < config.feature_dropout
         features = torch.where(hidden, standardise.mean.to(features.dtype), features)
     return features
-
-
-def predict_frames(
-    model: MultiTaskModel, corpus: Corpus, videos: list[int], config: TrainConfig
-) -> dict[str, np.ndarray]:
-    """{task: (frames, ...)} probabilities of the given videos, one after the other."""
-    outputs = predict_videos(model, corpus, videos, length=config.windows.length, carry=config.windows.carry)
-    return {task: values.cpu().numpy() for task, values in outputs.items()}
-
-
-def _portable(model: MultiTaskModel, corpus: Corpus, config: TrainConfig) -> dict[str, Any]:
-    """Weights and all that is needed to use them on other feature files."""
-    return {
-        "model": model.state_dict(),
-        "config": configs.to_dict(config),
-        "dim": corpus.dim,
-        "backbones": {
-            name: {"dim": info.dim, "weights_sha256": info.weights_sha256, "pooling": info.pooling}
-            for name, info in corpus.backbone_info.items()
-        },
-    }
-
-
-def _check_labels(config: TrainConfig, corpus: Corpus, rows: Tensor, taught: dict[str, Tensor]) -> None:
-    if not len(rows):
-        raise UserError("no training videos: attach labels and splits to the features, or give annotations")
-    known = (~torch.isnan(corpus.labels[rows])).any(0).cpu()
-    for task in config.tasks:
-        if not known[TASKS[task].columns].any() and task not in taught:
-            columns = ", ".join(LABEL_COLUMNS[TASKS[task].columns])
-            raise UserError(f"no training frame has a label for {task} ({columns}); attach labels or drop the task")

@@ -157,7 +157,7 @@ class TransformerLayer(nn.Module):
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.heads, self.pre, self.rotary = config.heads, config.norm == "pre", config.positions == "rotary"
-        self.p = config.dropout
+        self.attend = Attention(config.dropout)
         self.qkv = nn.Linear(config.dim, 3 * config.dim)
         self.out = nn.Linear(config.dim, config.dim)
         self.up = nn.Linear(config.dim, config.ffn)
@@ -182,17 +182,28 @@ class TransformerLayer(nn.Module):
         q, k, v = self.qkv(x).view(batch, time, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         if self.rotary:
             q, k = rotate(q), rotate(k)
-        p = self.p if self.training else 0.0
-        if p and x.device.type == "cpu":
-            from abaw_seq import cpu
-
-            y = cpu.fast_attention(q, k, v, mask=mask, p=p)
-        else:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
+        y = self.attend(q, k, v, mask)
         return self.dropout(self.out(y.transpose(1, 2).reshape(batch, time, dim)))
 
     def ffn(self, x: Tensor) -> Tensor:
         return self.dropout(self.down(self.dropout(F.relu(self.up(x)))))
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention, its weights with dropout in training."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        # q, k, v: (batch, heads, time, dim); mask: (batch, 1, 1, time)
+        p = self.p if self.training else 0.0
+        if p and q.device.type == "cpu":
+            from abaw_seq import cpu
+
+            return cpu.fast_attention(q, k, v, mask=mask, p=p)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
 
 
 class DilatedConvolutions(nn.Module):

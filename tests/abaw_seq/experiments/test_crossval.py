@@ -85,26 +85,30 @@ def test_a_fold_is_the_run_that_training_on_its_videos_gives(finished, corpus, c
     assert alone.scores["untuned"]["p_mtl"] == pytest.approx(result["folds"]["2"]["p_mtl"], abs=1e-9)
 
 
+@pytest.mark.parametrize("members", [1, 4])
 def test_interrupted_and_resumed_is_the_same_and_finished_folds_are_passed_over(
-    finished, corpus, config, tmp_path, monkeypatch
+    members, finished, corpus, config, tmp_path, monkeypatch
 ):
     _, folds, whole = finished
-    saved = []
+    if members > 1:
+        whole = crossvalidate(config, corpus, folds, tmp_path / "whole", device=CPU, members=members)
+    folder, saved = tmp_path / "cut", []
 
     def save_then_die(path, content):
         save_tensors(path, content)
         saved.append(path)
-        if [p.name for p in saved].count("last.pt") == 3:  # in the second of two epochs of the second fold
+        # In the second of two epochs of the second fold, or of the first in a stack of four.
+        if [p.name for p in saved].count("last.pt") == (3 if members == 1 else 5):
             raise KeyboardInterrupt
 
     monkeypatch.setattr("abaw_seq.run_folder.save_tensors", save_then_die)
     with pytest.raises(KeyboardInterrupt):
-        crossvalidate(config, corpus, folds, tmp_path, device=CPU)
+        crossvalidate(config, corpus, folds, folder, device=CPU, members=members)
     monkeypatch.undo()
-    assert not (tmp_path / "scores.json").exists()
-    finished_before = (tmp_path / OFFICIAL / "best.pt").stat().st_mtime_ns
-    result = crossvalidate(config, corpus, folds, tmp_path, device=CPU, resume=True)
-    assert (tmp_path / OFFICIAL / "best.pt").stat().st_mtime_ns == finished_before
+    assert not (folder / "scores.json").exists()
+    finished_before = (folder / OFFICIAL / "best.pt").stat().st_mtime_ns
+    result = crossvalidate(config, corpus, folds, folder, device=CPU, resume=True, members=members)
+    assert (folder / OFFICIAL / "best.pt").stat().st_mtime_ns == finished_before
     assert result["untuned"] == whole["untuned"] and result["folds"] == whole["folds"]
 
 

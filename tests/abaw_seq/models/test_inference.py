@@ -1,10 +1,12 @@
+import numpy as np
 import pytest
 import torch
 
 from abaw_seq.data.corpus import load_corpus
+from abaw_seq.data.windows import batches_of_overlapping, centre_weights
 from abaw_seq.models.encoders import EncoderConfig
 from abaw_seq.models.frameworks import ModelConfig, MultiTaskModel
-from abaw_seq.models.inference import predict_videos
+from abaw_seq.models.inference import _Average, _turns, predict_videos
 from abaw_seq.models.outputs import BINS, bin_expectation, probabilities
 from abaw_seq.tasks import TASKS
 
@@ -71,3 +73,22 @@ def test_bins_become_their_expected_value():
     torch.testing.assert_close(bin_expectation(logits), torch.tensor([-0.95, 0.95]))
     assert bin_expectation(torch.zeros(3, BINS)).abs().max() < 1e-6
     assert probabilities({"valence": logits})["valence"].shape == (2,)
+
+
+@pytest.mark.parametrize("lengths", [[200, 30], [64, 65, 130], [7], [49, 48, 97]])
+def test_windows_of_one_turn_share_no_frame_and_the_turns_sum_to_the_same_bits(lengths):
+    windows = np.concatenate(list(batches_of_overlapping(lengths, 48, 36, 32))[:1])
+    outputs = {"valence": torch.randn(len(windows), int(windows[0, 2]), 1)}
+    offsets = np.cumsum([0, *lengths])
+    average = _Average(int(offsets[-1]), torch.device("cpu"), probabilities)
+    average.add(outputs, windows, offsets, centre_weights(int(windows[0, 2])))
+
+    turns = _turns(windows)
+    rows = [np.arange(offsets[v] + start, offsets[v] + start + size) for v, start, size in windows]
+    for turn in range(turns.max() + 1):
+        together = np.concatenate([own for own, its in zip(rows, turns, strict=True) if its == turn])
+        assert len(np.unique(together)) == len(together)
+    in_order = torch.zeros(int(offsets[-1]))
+    share = torch.from_numpy(centre_weights(int(windows[0, 2]))).float().repeat(len(windows))
+    in_order.index_add_(0, torch.from_numpy(np.concatenate(rows)), torch.tanh(outputs["valence"]).flatten() * share)
+    assert torch.equal(average._sum["valence"], in_order)
