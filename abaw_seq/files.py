@@ -100,7 +100,8 @@ def whole_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
     """
     import h5py
 
-    with whole_file(path) as temporary, _NeverFull.opened(temporary) as stream, h5py.File(stream, "w") as file:
+    path = Path(path)
+    with whole_file(path) as temporary, _NeverFull.opened(temporary, path) as stream, h5py.File(stream, "w") as file:
         yield file
 
 
@@ -112,26 +113,30 @@ class _NeverFull(io.FileIO):
     """
 
     refusal: OSError | None = None
+    needed = 0
 
     @classmethod
     @contextmanager
-    def opened(cls, path: Path) -> Iterator[_NeverFull]:
-        """Such a file at `path`; at the end of the block raises what the disk refused."""
-        with cls(path, "w+b") as stream:
+    def opened(cls, temporary: Path, output: Path) -> Iterator[_NeverFull]:
+        """Such a file for `output`; at the end of the block raises what the disk refused."""
+        with cls(temporary, "w+b") as stream:
             try:
                 yield stream
-            finally:
+            finally:  # what was dropped may have led to any other error
                 if stream.refusal is not None:
-                    raise stream.refusal from None
+                    with _room_told(output, temporary, stream.needed):
+                        raise stream.refusal
 
     def write(self, data: Any) -> int:
         rest = memoryview(data).cast("B")
-        size = len(rest)
+        size, end = len(rest), self.tell() + len(rest)
+        self.needed = max(self.needed, end)
         try:
             while self.refusal is None and len(rest):
                 rest = rest[super().write(rest) :]
         except OSError as error:
             self.refusal = error
+        self.seek(end)
         return size
 
     def truncate(self, size: int | None = None) -> int:
@@ -164,10 +169,14 @@ def _room_told(output: Path, place: Path, size: int = 0) -> Iterator[None]:
         if error.errno not in NO_ROOM or isinstance(error, DiskFull):
             raise
         # What waits in buffers is not in the file yet, so that its length is a lower bound.
-        needs = f"{size / 1e6:,.1f} MB" if size else f"more than {_size(place) / 1e6:,.1f} MB"
-        free = shutil.disk_usage(output.parent).free / 1e6
-        reason = f"{error.strerror}, it needs {needs} and {free:,.1f} MB are free; make room or choose another output"
+        needs = _readable(size) if size else f"more than {_readable(_size(place))}"
+        free = _readable(shutil.disk_usage(output.parent).free)
+        reason = f"{error.strerror}, it needs {needs} and {free} are free; make room or choose another output"
         raise DiskFull(error.errno, reason, str(output)) from None
+
+
+def _readable(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
 def _size(path: Path) -> int:
@@ -220,7 +229,8 @@ def save_tensors(path: str | os.PathLike[str], content: Mapping[str, Any]) -> No
     """Write tensors and plain values, whole, for `load_tensors`."""
     import torch
 
-    with whole_file(path) as temporary, _NeverFull.opened(temporary) as stream:
+    path = Path(path)
+    with whole_file(path) as temporary, _NeverFull.opened(temporary, path) as stream:
         torch.save(dict(content), stream)
 
 

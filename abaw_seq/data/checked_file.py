@@ -62,7 +62,7 @@ class CheckedFile:
         """UserError unless the file says that it is of this format and version; closes it then."""
         try:
             if (stored := self.attribute("format", str)) != format:
-                raise self.fault(f"not a {self.kind} (format is {stored!r}, expected {format!r})")
+                raise self.fault(f"not a {self.kind} (format is {_short(repr(stored))}, expected {format!r})")
             if (number := self.attribute("version", int, default=0)) != version:
                 raise self.fault(f"{self.kind} version {number}; this tool reads version {version}")
         except UserError:
@@ -150,12 +150,13 @@ class CheckedFile:
 
     def fault(self, what: str, *place: str) -> UserError:
         """The error for what is wrong at a place."""
-        words = list(place)
+        words = [_short(word) for word in place]
         if len(words) > 1 and words[0] in ("videos", "backbones"):
             words = [f"{words[0][:-1]} {words[1]}:", "/".join(words[2:])]
         elif words:
             words = ["/".join(words)]
-        return UserError(" ".join(f"{self.path}: {' '.join(filter(None, words))} {what}".split()))
+        words.append(_short(what, 2 * LONGEST_REASON))
+        return UserError(f"{self.path}: {' '.join(' '.join(words).split())}")
 
     def _object(self, *place: str) -> Any:
         """The object at a place; None if there is none."""
@@ -170,8 +171,7 @@ class CheckedFile:
         links, name = self._file.id.links, "/".join(place).encode("utf-8", "surrogateescape")
         if not links.exists(name):
             return False
-        link = links.get_info(name)
-        if link.type != h5py.h5l.TYPE_HARD:
+        if links.get_info(name).type != h5py.h5l.TYPE_HARD:
             raise self.fault("is a link; copy what it points to into the file", *place)
         self._checked.add(place)
         return True
@@ -203,6 +203,6 @@ def _problem(data: h5py.Dataset, kinds: str) -> str:
     return ""
 
 
-def _short(error: object) -> str:
+def _short(error: object, most: int = LONGEST_REASON) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= LONGEST_REASON else text[:LONGEST_REASON] + " ..."
+    return text if len(text) <= most else text[:most] + " ..."

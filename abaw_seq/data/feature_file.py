@@ -134,8 +134,11 @@ class FeatureReader:
         return self._rows[video]
 
     def has(self, video: str, backbone: str) -> bool:
-        """True if the file has the video's features of this backbone."""
-        return self._file.dataset(*self._place(video), "features", backbone, kinds="f") is not None
+        """True if the file has the video's features of this backbone; UserError if they are not as described."""
+        if self._file.dataset(*self._place(video), "features", backbone, kinds="f") is None:
+            return False
+        self.feature_dataset(video, backbone)  # whoever sums up widths relies on them
+        return True
 
     def features(self, video: str, backbone: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Features float16 or float32 (stop - start, dim); UserError on NaN or infinity."""
@@ -196,9 +199,8 @@ class FeatureReader:
     def copy_video(self, video: str, into: h5py.Group, backbones: list[str] | None = None) -> None:
         """Copy a video's group as it is, without decoding, with the features of all or of the given backbones."""
         source = self._file.check_tree(*self._place(video))
-        for name in self.backbones if backbones is None else backbones:
-            if backbones is not None or self.has(video, name):
-                self.feature_dataset(video, name)
+        for name in backbones or ():
+            self.feature_dataset(video, name)
         with self._file.reading(*self._place(video)):
             if backbones is None:
                 source.file.copy(source, into, name=video)

@@ -13,13 +13,18 @@ DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def find_device(name: str) -> torch.device:
-    """The device of a name, checked to exist: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:N"."""
+    """The device of a name, checked to exist: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:N".
+
+    Raises UserError for others, such as Apple's "mps": nothing here has been tried on them.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"device {name!r}: not a device; use auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device {name!r}: only processors (cpu) and CUDA or ROCm GPUs (cuda) are supported; use cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use cpu")
     return device
