@@ -24,7 +24,7 @@ def find_device(name: str) -> torch.device:
     except RuntimeError:
         raise UserError(f"device {name!r}: not a device; use auto, cpu, cuda or cuda:N") from None
     if device.type not in ("cpu", "cuda"):
-        raise UserError(f"device {name!r}: only processors (cpu) and CUDA or ROCm GPUs (cuda) are supported; use cpu")
+        raise UserError(f"device {name!r}: only processors (cpu) and CUDA's GPUs (cuda) are supported; use cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use cpu")
     return device

@@ -21,6 +21,9 @@ def test_devices_that_do_not_exist_are_named():
         find_device("gpu")
     with pytest.raises(UserError, match="device 'cuda:99': this machine has [0-9]+ CUDA devices"):
         find_device("cuda:99")
+    for name in ("mps", "xpu", "meta"):
+        with pytest.raises(UserError, match=f"device '{name}': only processors .* use cpu"):
+            find_device(name)
 
 
 def test_automatic_precision_is_bf16_only_where_the_hardware_has_it(monkeypatch):
