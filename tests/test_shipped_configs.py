@@ -106,17 +106,10 @@ def test_the_abaw4_configs_hold_the_published_settings():
 @pytest.mark.parametrize(
     "root",
     [
-        TrainConfig,
-        Recipe,
-        ProgressiveConfig,
-        SearchConfig,
-        Ensemble,
-        Postprocess,
-        PretrainConfig,
-        FinetuneConfig,
+        TrainConfig, Recipe, ProgressiveConfig, SearchConfig, Ensemble, Postprocess, PretrainConfig, FinetuneConfig,
         BackboneSpec,
     ],
-)
+)  # fmt: skip
 def test_no_setting_is_without_a_meaning(root):
     for cls in dataclasses_below(root):
         known = meanings(cls)

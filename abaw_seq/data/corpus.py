@@ -73,11 +73,6 @@ class Corpus:
         return np.diff(self.offsets).tolist()
 
     @property
-    def dims(self) -> dict[str, int]:
-        """{backbone: its width}, in the order of the columns."""
-        return {name: columns.stop - columns.start for name, columns in self.backbones.items()}
-
-    @property
     def dim(self) -> int:
         """Width of the joined features."""
         return self.features.shape[1]
