@@ -18,6 +18,7 @@ LOWEST := .venv-lowest
 
 ifdef DATA
 CONFIGS   := configs/abaw4
+ABAW7     := abaw7/progressive
 HEADS     := lstm gru transformer none
 VIDEOS    := $(DATA)
 ifndef ANNOTATIONS
@@ -31,6 +32,7 @@ ENCODERS  :=
 DEMO      :=
 else
 CONFIGS   := configs/demo
+ABAW7     := demo/progressive
 HEADS     := lstm gru transformer none
 VIDEOS    := $(OUT)/data/cropped_aligned
 ANNOTATIONS := $(OUT)/data/annotations
@@ -46,13 +48,14 @@ AVERAGE := $(OUT)/runs/average
 REPORT  := $(OUT)/report.html
 RESULTS := $(OUT)/results.md
 
-.PHONY: help all results test test-lowest check bench fuzz clean
+.PHONY: help all results abaw7 test test-lowest check bench fuzz clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make all     frames -> features -> heads -> scores and report (demo data unless DATA is given)"
 	@echo "             make all DATA=/path/to/cropped_aligned ANNOTATIONS=/path WEIGHTS=/path"
 	@echo "make results every model with three seeds, smoothed, and their ensemble, as one table"
+	@echo "make abaw7   progressive training in small: a model per task, their features, joint models, as one table"
 	@echo "make test    the tests"
 	@echo "make check   formatting, faults that can be seen in the source, and types"
 	@echo "make test-lowest  the tests with the lowest versions that pyproject.toml allows"
@@ -66,6 +69,11 @@ all: $(REPORT)
 
 results: $(RESULTS)
 	@cat $(RESULTS)
+
+# What is finished is passed over by the command itself.
+abaw7: $(FEATS)
+	$(BIN)/abaw-seq progressive --config $(ABAW7) --feats $(FEATS) --run $(OUT)/p7 --jobs $(JOBS)
+	$(BIN)/abaw-seq report $(OUT)/p7
 
 test: $(READY)
 	$(BIN)/python -m pytest

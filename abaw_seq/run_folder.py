@@ -15,6 +15,8 @@
 | `members/` | of a recipe: the run folders of its members; `results.md` compares them |
 | `out_of_fold.h5` | of a recipe with folds: the ensemble's out-of-fold predictions |
 | `teacher.pt`, `rounds/` | of a distilled run: the teacher's outputs; the run folders of earlier rounds |
+| `separate/`, `features/`, `joint/` | of progressive training: the folders of its steps |
+| `features.h5` | of its second step: the penultimate features of its separate models |
 | `study.log`, `trials/` | of a search: its journal, and a run folder for each trial |
 | `strategies/`, `search.json` | of a search: the best configs, for each task and for P_MTL; all trials |
 | `report.html`, `report/` | the report, and its figures |
@@ -57,6 +59,7 @@ PREDICTIONS, SCORES, POSTPROCESS = "predictions.h5", "scores.json", "postprocess
 ENSEMBLE, FOLDS, MEMBERS, RESULTS, OUT_OF_FOLD = (
     "ensemble.yaml", "folds.yaml", "members", "results.md", "out_of_fold.h5",
 )  # fmt: skip
+SEPARATE, FEATURES, JOINT, FEATURE_FILE = "separate", "features", "joint", "features.h5"
 TEACHER, ROUNDS = "teacher.pt", "rounds"
 STUDY, TRIALS, STRATEGIES, SEARCH = "study.log", "trials", "strategies", "search.json"
 REPORT, FIGURES = "report.html", "report"
@@ -161,8 +164,8 @@ def check_untrained(run: Path) -> None:
 def check_kind(run: Path, own: str) -> None:
     """UserError where a folder cannot be written, or holds a run of another kind than that of the file `own`.
 
-    `own` is one of `KINDS`, or that of a search. A recipe goes on in a folder that has members, with or without an
-    ensemble.
+    `own` is one of `KINDS`, or that of a search or a progressive training. A recipe goes on in a folder that has
+    members, with or without an ensemble.
     """
     check_untrained(run)
     _check_other_kinds(run, own=own)
@@ -175,10 +178,11 @@ def _check_place(run: Path) -> None:
 
 
 def _check_other_kinds(run: Path, *, own: str = "") -> None:
-    if (run / TRIALS).is_dir():
-        if own != SEARCH:
-            raise UserError(f"{run} holds a search; name another folder for the run")
-        return
+    for folder, kind, their in ((TRIALS, "a search", SEARCH), (SEPARATE, "a progressive training", SEPARATE)):
+        if (run / folder).is_dir():
+            if own != their:
+                raise UserError(f"{run} holds {kind}; name another folder for the run")
+            return
     members = (run / MEMBERS).is_dir()
     for name, kind in KINDS.items():
         theirs = (run / name).is_file() or (name == RESULTS and members and own != ENSEMBLE)
@@ -188,7 +192,7 @@ def _check_other_kinds(run: Path, *, own: str = "") -> None:
 
 def _lacks_only_its_state(run: Path) -> bool:
     """Whether a folder holds a finished run whose `last.pt` was deleted, to save room."""
-    if (run / FOLDS).is_file() or (run / TRIALS).is_dir():
+    if (run / FOLDS).is_file() or (run / TRIALS).is_dir() or (run / SEPARATE).is_dir():
         return False
     finished = any((run / name).is_file() for name in (SCORES, BACKBONE))
     return finished and (run / CONFIG).is_file() and not (run / LAST).exists()

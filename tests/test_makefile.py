@@ -38,6 +38,13 @@ def test_the_demo_pipeline_trains_its_encoders_before_it_extracts(tmp_path):
         assert f"--config configs/demo/{head}.yaml" in plan
 
 
+def test_progressive_training_in_small_follows_the_features(tmp_path):
+    plan = make("-n", f"OUT={tmp_path}/out").stdout
+    steps = ["abaw-extract", "abaw-seq progressive --config demo/progressive", "abaw-seq report"]
+    positions = [plan.index(step) for step in steps]
+    assert positions == sorted(positions) and "make abaw7" in make().stdout
+
+
 def test_a_result_that_was_deleted_is_made_again(tmp_path):
     made = {"data/contact_sheet.png": 1, "report.html": 9, "feats.h5": 3}
     made |= {f"encoders/{name}/backbone.yaml": 2 for name in ("mae", "iresnet", "densenet")}
@@ -69,7 +76,7 @@ def test_the_real_pipeline_asks_for_the_annotations():
 
 NAMES = (
     "DATA", "OUT", "WEIGHTS", "JOBS", "ANNOTATIONS", "PYTHON", "VENV", "BIN", "READY", "LOWEST", "CONFIGS", "HEADS",
-    "VIDEOS", "BACKBONES", "ENCODERS", "DEMO", "FEATS", "RUNS", "SCORES", "AVERAGE", "REPORT", "RESULTS",
+    "VIDEOS", "BACKBONES", "ENCODERS", "DEMO", "FEATS", "RUNS", "SCORES", "AVERAGE", "REPORT", "RESULTS", "ABAW7",
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from abaw_feats.learning.finetune_config import FinetuneConfig
 from abaw_feats.learning.pretrain import PretrainConfig
 from abaw_seq import config as configs
 from abaw_seq.config.page import meanings, page
+from abaw_seq.experiments.progressive_config import ProgressiveConfig
 from abaw_seq.experiments.recipe import Recipe, load_recipe
 from abaw_seq.experiments.search_config import SearchConfig
 from abaw_seq.learn.settings import TrainConfig
@@ -27,6 +28,7 @@ PROGRAMS = {
     "abaw-seq train --config": (TrainConfig, TrainConfig()),
     "abaw-seq distill --config": (TrainConfig, TrainConfig()),
     "abaw-seq ensemble --config": (Recipe, Recipe(members=("none",))),
+    "abaw-seq progressive --config": (ProgressiveConfig, ProgressiveConfig({"au": {"tasks": ["au"]}})),
     "abaw-seq search --config": (SearchConfig, SearchConfig("none", {"epochs": {"int": [1, 2]}})),
     "abaw-feats pretrain --config": (PretrainConfig, PretrainConfig()),
     "abaw-feats finetune --config": (FinetuneConfig, FinetuneConfig()),
@@ -102,8 +104,12 @@ def test_the_abaw4_configs_hold_the_published_settings():
 
 
 @pytest.mark.parametrize(
-    "root", [TrainConfig, Recipe, SearchConfig, Ensemble, Postprocess, PretrainConfig, FinetuneConfig, BackboneSpec]
-)
+    "root",
+    [
+        TrainConfig, Recipe, ProgressiveConfig, SearchConfig, Ensemble, Postprocess, PretrainConfig, FinetuneConfig,
+        BackboneSpec,
+    ],
+)  # fmt: skip
 def test_no_setting_is_without_a_meaning(root):
     for cls in dataclasses_below(root):
         known = meanings(cls)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from abaw_seq.cli.progressive import progressive
 from abaw_seq.cli.results import evaluate, label, predict, report, submit
 from abaw_seq.cli.searching import search
 from abaw_seq.cli.training import crossval, distill, ensemble, train
 from abaw_seq.terminal import HELP, OneLineGroup, print_result
 
-VERBS = (train, distill, crossval, search, evaluate, predict, label, ensemble, submit, report)
+VERBS = (train, distill, crossval, progressive, search, evaluate, predict, label, ensemble, submit, report)
 
 
 @click.group(cls=OneLineGroup, context_settings=HELP, commands=VERBS)
@@ -30,14 +31,15 @@ def main() -> None:
 def show_config(name, listed) -> None:
     """Print every setting, with its default and meaning, as YAML.
 
-    It can be edited and given to --config. NAME is train, ensemble or search, or a shipped config such as abaw4/gru,
-    or a file; without it all are listed.
+    It can be edited and given to --config. NAME is train, ensemble, progressive or search, or a shipped config such
+    as abaw4/gru, or a file; without it all are listed.
     """
     from abaw_seq.config.page import show
 
-    print_result(
-        show(None if listed else name, {"train": _train_settings, "ensemble": _recipe, "search": _search_settings})
-    )
+    kinds = {
+        "train": _train_settings, "ensemble": _recipe, "progressive": _progressive_settings, "search": _search_settings,
+    }  # fmt: skip
+    print_result(show(None if listed else name, kinds))
 
 
 def _train_settings(file: Path | None = None):
@@ -45,6 +47,12 @@ def _train_settings(file: Path | None = None):
     from abaw_seq.learn.settings import TrainConfig
 
     return load(TrainConfig, file)
+
+
+def _progressive_settings(file: Path | None = None):
+    from abaw_seq.experiments.progressive_config import ProgressiveConfig, load_progressive
+
+    return load_progressive(file) if file else ProgressiveConfig({"va": {"tasks": ["valence", "arousal"]}})
 
 
 def _search_settings(file: Path | None = None):

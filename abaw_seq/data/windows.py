@@ -48,9 +48,15 @@ def centre_weights(length: int) -> np.ndarray:
     return np.minimum(position + 1, length - position).astype(np.float64)
 
 
-def batches_of_windows(lengths: list[int], length: int, batch: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Shuffled batches (batch, 3) of windows that cover every video; those of a batch are equally long."""
-    windows = _with_video([covering_windows(n, length, rng) for n in lengths])
+def batches_of_windows(
+    lengths: list[int], length: int, batch: int, rng: np.random.Generator, *, step: int | None = None
+) -> Iterator[np.ndarray]:
+    """Shuffled batches (batch, 3) of windows that cover every video; those of a batch are equally long.
+
+    The windows are the fewest that cover it, or with `step` one begins every `step` frames.
+    """
+    cut = [covering_windows(n, length, rng) if step is None else overlapping_windows(n, length, step) for n in lengths]
+    windows = _with_video(cut)
     windows = rng.permutation(windows)
     groups = [windows[windows[:, 2] == n] for n in np.unique(windows[:, 2])]
     batches = [group[i : i + batch] for group in groups for i in range(0, len(group), batch)]

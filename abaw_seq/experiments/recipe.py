@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ from abaw_seq.results.ensemble import store_joined
 from abaw_seq.results.objective import cross_fitted, labelled_videos
 from abaw_seq.results.postprocess import fit_held_run, fit_postprocess
 from abaw_seq.results.reading import read_current
-from abaw_seq.results.tables import SCORE_NAMES, number
+from abaw_seq.results.tables import SCORE_NAMES, spread
 from abaw_seq.results.weights import cross_fitted_ensemble, fit_ensemble
 from abaw_seq.run_folder import (
     MEMBERS,
@@ -178,7 +177,7 @@ def _table(recipe: Recipe, rows: dict[str, list[dict[str, Any]]], joined: Videos
     """A Markdown table of {name: scores with each seed}, and a note on how they were made."""
     lines = ["| | " + " | ".join(COLUMNS.values()) + " |", "| --- |" + " ---: |" * len(COLUMNS)]
     for name, by_seed in rows.items():
-        cells = [_spread([scores[key] for scores in by_seed]) for key in COLUMNS]
+        cells = [spread([scores[key] for scores in by_seed]) for key in COLUMNS]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     frames = sum(len(video.frames) for video in joined.values())
     how = f"on out-of-fold predictions of {recipe.folds} folds" if recipe.folds else "in the same way"
@@ -188,11 +187,3 @@ def _table(recipe: Recipe, rows: dict[str, list[dict[str, Any]]], joined: Videos
         f"scored on the other. {f'Weights of the ensemble: fitted {how}.' if recipe.method != 'mean' else ''}"
     ).strip()
     return "\n".join([*lines, "", note, ""])
-
-
-def _spread(values: list[float | None]) -> str:
-    if None in values:
-        return number(None)
-    numbers = [value for value in values if value is not None]
-    deviation = f" ± {statistics.stdev(numbers):.3f}" if len(numbers) > 1 else ""
-    return number(statistics.fmean(numbers)) + deviation

@@ -47,6 +47,8 @@ class Training:
     """Indices of its training videos; by default those of the training split."""
     val_videos: list[int] | None = None
     """Indices of its validation videos; by default those of the validation split."""
+    start: dict[str, Path] | None = None
+    """{part of the model: run whose best weights it begins with}."""
 
 
 def train_all(
@@ -138,6 +140,7 @@ def _arguments(training: Training, corpora: Corpora) -> dict[str, Any]:
         "run": training.run,
         "train_videos": training.train_videos,
         "val_videos": training.val_videos,
+        "start": training.start,
     }
 
 

@@ -20,11 +20,18 @@ class WindowConfig(Checked):
 
     length: Count = 64
     """Frames per window; predictions are made with windows of this length as well."""
+    step: Count | None = None
+    """Frames from one training window to the next, at most `length`; null for the fewest windows that cover a video."""
     batch: Count = 16
     """Windows per training step; with `carry`, videos that advance side by side."""
     carry: bool = False
     """Cut each video into consecutive windows and hand the recurrent encoder's state on from one to the next, as
     published for ABAW4 (lstm, gru). Otherwise windows come in random order and cover every frame."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.step is not None and (self.carry or self.step > self.length):
+            raise ValueError(f"step must be at most the length {self.length}, and has no meaning with carry")
 
 
 @dataclass(frozen=True)
@@ -54,5 +61,5 @@ def training_batches(
             used = torch.from_numpy(size).to(corpus.device) if (size < size.max()).any() else None
             yield Batch(corpus.window_rows(step.window, videos), used, step.lane, step.fresh)
     else:
-        for windows in batches_of_windows(lengths, config.length, config.batch, rng):
+        for windows in batches_of_windows(lengths, config.length, config.batch, rng, step=config.step):
             yield Batch(corpus.window_rows(windows, videos))

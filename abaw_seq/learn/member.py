@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ from abaw_seq.learn.optim import build_optimizer, learning_rate
 from abaw_seq.learn.settings import TrainConfig
 from abaw_seq.learn.weighting import TaskWeighting
 from abaw_seq.metrics import score
-from abaw_seq.models.frameworks import MultiTaskModel
 from abaw_seq.models.inference import predict_videos
+from abaw_seq.models.joint import SequenceModel, build_model
 from abaw_seq.run_folder import BEST, best_of, open_run, read_scores, save_epoch, write_provenance
 from abaw_seq.tasks import LABEL_COLUMNS, TASKS
 
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 class TrainResult:
     """The best epoch of a run."""
 
-    model: MultiTaskModel
+    model: SequenceModel
     epoch: int
     predictions: dict[str, VideoPredictions]
     """Of the validation videos, by name; empty without any."""
@@ -79,6 +80,7 @@ class Member:
         train_videos: list[int] | None = None,
         val_videos: list[int] | None = None,
         taught: dict[str, Tensor] | None = None,
+        start: dict[str, Path] | None = None,
     ):
         # Data: everything on the device, windows by index.
         self.config, self.run = config, run
@@ -104,9 +106,13 @@ class Member:
         # Model, loss, optimiser.
         torch.manual_seed(config.seed)
         widths = {task: outputs_of(task, config.loss) for task in config.tasks}
-        check_fits(lambda: MultiTaskModel(corpus.dim, config.model, widths), "this model", copies=TRAINING_COPIES)
-        self.model = MultiTaskModel(corpus.dim, config.model, widths).to(device)
+        dims = {name: info.dim for name, info in corpus.backbone_info.items()}
+        build = partial(build_model, dims, config.model, config.joint, widths)
+        check_fits(build, "this model", copies=TRAINING_COPIES)
+        self.model = build().to(device)
         self.model.standardise.fit(corpus.gather_features, train_rows, config.standardised(corpus, "train"))
+        for part, trained in (start or {}).items():
+            self.model.get_submodule(part).load_state_dict(load_tensors(trained / BEST, device)["model"])
         self.weighting = TaskWeighting(config.tasks, config.weighting).to(device)
         weights = loss_weights(config.loss, corpus.labels[train_rows])
         self.balance = {name: weight.to(device) for name, weight in weights.items()}
@@ -214,14 +220,14 @@ class Member:
 
 
 def predict_frames(
-    model: MultiTaskModel, corpus: Corpus, videos: list[int], config: TrainConfig
+    model: SequenceModel, corpus: Corpus, videos: list[int], config: TrainConfig
 ) -> dict[str, np.ndarray]:
     """{task: (frames, ...)} probabilities of the given videos, one after the other."""
     outputs = predict_videos(model, corpus, videos, length=config.windows.length, carry=config.windows.carry)
     return {task: values.cpu().numpy() for task, values in outputs.items()}
 
 
-def _portable(model: MultiTaskModel, corpus: Corpus, config: TrainConfig) -> dict[str, Any]:
+def _portable(model: SequenceModel, corpus: Corpus, config: TrainConfig) -> dict[str, Any]:
     """Weights and all that is needed to use them on other feature files."""
     return {
         "model": model.state_dict(),

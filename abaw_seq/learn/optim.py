@@ -13,7 +13,7 @@ from abaw_seq.config.ranges import Checked, LargestNorm, NotNegative, Positive, 
 from abaw_seq.engine.schedule import Schedule, parameter_groups, rate_factor
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-GROUPS = ("trunk", "tops", "heads", "embeddings")
+GROUPS = ("trunk", "tops", "heads", "embeddings", "parts", "fusions")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class OptimConfig(Checked):
     """Decay per step of the running average of the weights. Above 0 this average is what is validated
     and saved; 0 uses the weights themselves."""
     group_lr: dict[str, NotNegative] = field(default_factory=dict)
-    """Factor on the learning rate of a part of the model: trunk, tops, heads, embeddings. 1 where not named."""
+    """Factor on the learning rate of a part of the model: trunk, tops, heads, embeddings; of a joint model parts (the
+    separate models), fusions, tops (the temporal module), heads. 1 where not named."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

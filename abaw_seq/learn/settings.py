@@ -14,6 +14,7 @@ from abaw_seq.learn.optim import OptimConfig
 from abaw_seq.learn.weighting import WeightingConfig
 from abaw_seq.models.encoders import MAX_LEARNED_POSITIONS
 from abaw_seq.models.frameworks import ModelConfig, dependency_order
+from abaw_seq.models.joint import JointConfig
 from abaw_seq.tasks import TASKS
 
 Reach = Annotated[int, Range("[0, 1000000000]")]
@@ -58,7 +59,10 @@ class TrainConfig(Checked):
     """A training frame without a label takes that of the nearest labelled frame of its video, up to this many frames
     away; 0 for never. One number for all tasks, or one per task ({expression: 5}; 0 where not named)."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    """The multi-task model."""
+    """The multi-task model; of a joint model its `encoder` is the temporal module, and `head` that of each task."""
+    joint: JointConfig | None = None
+    """Which task features are fused into which task, before the temporal module (`abaw-seq progressive` writes it);
+    null for none."""
     windows: WindowConfig = field(default_factory=WindowConfig)
     """Training batches."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -92,6 +96,11 @@ class TrainConfig(Checked):
         if unknown := set(self.label_reach) - set(TASKS):
             raise ValueError(f"nearest_label: no task {sorted(unknown)[0]!r}, one of {', '.join(TASKS)}")
         dependency_order(self.tasks, self.model.feedback)
+        if self.joint is not None:
+            if missing := set(self.tasks) - set(self.joint.graph):
+                raise ValueError(f"joint.graph names no sources of {sorted(missing)[0]}")
+            if self.model.framework != "se":
+                raise ValueError(f"a joint model has the framework se, not {self.model.framework}")
         encoder = self.model.encoder
         learned = encoder.kind == "transformer" and encoder.positions == "learned"
         if learned and self.windows.length > MAX_LEARNED_POSITIONS:

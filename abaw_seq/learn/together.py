@@ -40,7 +40,8 @@ def stack_key(config: TrainConfig, device: torch.device) -> str | None:
     """
     carries_both_ways = config.windows.carry and config.model.encoder.bidirectional
     more = config.model.gt_decay or config.teacher is not None  # what depends on the epoch, or on a teacher
-    if config.precision != "fp32" or carries_both_ways or more or not can_stack(config.model, device):
+    alone = config.precision != "fp32" or carries_both_ways or more or config.joint is not None
+    if alone or not can_stack(config.model, device):
         return None
     alike = TrainConfig()
     own = ("seed", "optim", "epochs", "patience", "keep_best_per_task", "weighting", "nearest_label")

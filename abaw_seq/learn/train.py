@@ -18,9 +18,9 @@ from abaw_seq.learn.losses import task_losses, with_teacher
 from abaw_seq.learn.member import Epoch, Member, TrainResult, predict_frames
 from abaw_seq.learn.settings import AugmentConfig, TrainConfig
 from abaw_seq.learn.weighting import TaskWeighting
-from abaw_seq.models.frameworks import MultiTaskModel
 from abaw_seq.models.heads import Standardise
 from abaw_seq.models.inference import CarriedState
+from abaw_seq.models.joint import SequenceModel
 from abaw_seq.run_folder import holds_run_folder
 from abaw_seq.terminal import progress
 
@@ -41,6 +41,7 @@ def train(
     val_videos: list[int] | None = None,
     proceed: Callable[[list[dict[str, Any]]], bool] | None = None,
     taught: dict[str, Tensor] | None = None,
+    start: dict[str, Path] | None = None,
 ) -> TrainResult:
     """Train, validate each epoch, and leave the best epoch's weights, predictions and scores in `run`.
 
@@ -48,13 +49,14 @@ def train(
     without a split train, those of the validation split validate. With `resume` an interrupted run goes on from its
     last whole epoch, bit for bit on the same device. `proceed` is asked after each epoch, with the lines of
     `metrics.jsonl`, whether to train on. `taught`: a teacher's raw outputs {task: (frames of the corpus, width)}, NaN
-    where it has none, of which the config's `teacher` says how they are used.
+    where it has none, of which the config's `teacher` says how they are used. `start`: {part of the model, such as
+    parts.au.model: run whose best weights it begins with}.
     Raises UserError where the corpus cannot serve the config or another process writes `run`, AbawError if the
     loss is not finite.
     """
     member = Member(
         config, corpus, run, device=device, resume=resume, train_videos=train_videos, val_videos=val_videos,
-        taught=taught,
+        taught=taught, start=start,
     )  # fmt: skip
     with progress(f"train {run.name}", member.left, "epochs") as advance, full_speed(device, member.model):
         while not member.is_over:
@@ -79,7 +81,7 @@ def train_member(member: Member, epoch: Epoch) -> Tensor:
 
 
 def batch_losses(
-    model: MultiTaskModel,
+    model: SequenceModel,
     weighting: TaskWeighting,
     corpus: Corpus,
     config: TrainConfig,

@@ -116,6 +116,8 @@ class MultiTaskModel(nn.Module):
             top = stack(width, config.encoder, own, first=shared)
             head = TaskHead(top.out_dim, config.head, outputs[task], config.head_dropout)
             self.tops[task], self.heads[task], hidden[task] = top, head, head.hidden_dim
+        self.widths = hidden
+        """{task: width of its last hidden layer}"""
 
     def forward(
         self,

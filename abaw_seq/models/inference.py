@@ -12,7 +12,7 @@ from abaw_seq.data.corpus import Corpus
 from abaw_seq.data.windows import batches_of_overlapping, centre_weights, lane_steps
 from abaw_seq.engine.device import full_speed
 from abaw_seq.models.encoders import State
-from abaw_seq.models.frameworks import MultiTaskModel
+from abaw_seq.models.joint import SequenceModel, TaskFeatures
 from abaw_seq.models.outputs import probabilities
 
 EVALUATION_LANES = 64
@@ -48,7 +48,7 @@ class CarriedState:
 
 @torch.inference_mode()
 def predict_videos(
-    model: MultiTaskModel,
+    model: SequenceModel | TaskFeatures,
     corpus: Corpus,
     videos: list[int],
     *,

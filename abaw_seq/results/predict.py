@@ -17,7 +17,7 @@ from abaw_seq.files import load_tensors
 from abaw_seq.learn.losses import outputs_of
 from abaw_seq.learn.settings import TrainConfig
 from abaw_seq.learn.train import predict_frames
-from abaw_seq.models.frameworks import MultiTaskModel
+from abaw_seq.models.joint import SequenceModel, build_model
 from abaw_seq.results.weights import fit_ensemble, load_ensemble, member_folder
 from abaw_seq.run_folder import BEST, ENSEMBLE, FOLDS
 from abaw_seq.terminal import progress
@@ -46,7 +46,7 @@ def predict_run(
     predict = _predictor(run, feats, device, checkpoint, corpora)
     corpus = next(iter(corpora.values()))
     with progress(f"predict {run.name}", int(corpus.offsets[-1]), "frames") as advance:
-        for group in _groups(corpus.lengths, frames_at_once):
+        for group in video_groups(corpus.lengths, frames_at_once):
             yield predict(group)
             advance(sum(corpus.lengths[video] for video in group))
 
@@ -93,7 +93,7 @@ def _model_predictor(
     return lambda videos: predict_corpus(model, config, corpus, videos)
 
 
-def _groups(lengths: list[int], frames: int) -> Iterator[list[int]]:
+def video_groups(lengths: list[int], frames: int) -> Iterator[list[int]]:
     """Videos in order, in groups of at most `frames` frames, or of one video that has more."""
     group: list[int] = []
     for video, length in enumerate(lengths):
@@ -107,7 +107,7 @@ def _groups(lengths: list[int], frames: int) -> Iterator[list[int]]:
 
 def load_run(
     run: Path, device: torch.device, checkpoint: str = BEST
-) -> tuple[MultiTaskModel, TrainConfig, dict[str, Any]]:
+) -> tuple[SequenceModel, TrainConfig, dict[str, Any]]:
     """(model in evaluation mode, its config, {backbone: dim and weights_sha256} in column order) of a run.
 
     `checkpoint`: its name in the run folder, such as `best_au.pt` where the run keeps the best epoch of each task.
@@ -117,7 +117,8 @@ def load_run(
     if "config" not in stored:
         raise UserError(f"{path}: not the weights of a run of abaw-seq; name one that `abaw-seq train` made")
     config = configs.from_dict(TrainConfig, stored["config"], where=str(path))
-    model = MultiTaskModel(stored["dim"], config.model, {t: outputs_of(t, config.loss) for t in config.tasks})
+    dims = {name: trained["dim"] for name, trained in stored["backbones"].items()}
+    model = build_model(dims, config.model, config.joint, {t: outputs_of(t, config.loss) for t in config.tasks})
     model.load_state_dict(stored["model"])
     return model.to(device).eval(), config, stored["backbones"]
 
@@ -134,6 +135,6 @@ def check_features(run: Path, backbones: dict[str, Any], corpus: Corpus) -> None
             )
 
 
-def predict_corpus(model: MultiTaskModel, config: TrainConfig, corpus: Corpus, videos: list[int]) -> Videos:
+def predict_corpus(model: SequenceModel, config: TrainConfig, corpus: Corpus, videos: list[int]) -> Videos:
     """Predictions of videos of a corpus as the model sees it (`config.as_seen`), by name, with the corpus's labels."""
     return by_video(corpus, videos, predict_frames(model, corpus, videos, config))

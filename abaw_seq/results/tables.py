@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from abaw_seq.tasks import ACTION_UNITS, EXPRESSIONS
@@ -57,6 +59,15 @@ def is_number(value: object) -> bool:
 def number(value: object) -> str:
     """Three decimals, or n/a for what is not a finite number."""
     return f"{value:.3f}" if is_number(value) else "n/a"
+
+
+def spread(values: Sequence[float | None]) -> str:
+    """Mean and, of several numbers, deviation (that of a sample); n/a where one is missing."""
+    if None in values:
+        return number(None)
+    numbers = [value for value in values if value is not None]
+    deviation = f" ± {statistics.stdev(numbers):.3f}" if len(numbers) > 1 else ""
+    return number(statistics.fmean(numbers)) + deviation
 
 
 def _summary(scores: dict[str, dict[str, Any]]) -> dict[str, str]:

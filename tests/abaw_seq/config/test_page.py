@@ -71,7 +71,7 @@ def test_a_shipped_config_is_printed_with_what_results_and_means_the_same_elsewh
 def test_the_list_names_what_abaw_seq_takes(printed):
     lines = printed("--list").splitlines()
     names = [line.split()[0] for line in lines]
-    assert names[:4] == ["train", "ensemble", "search", "abaw2021/teacher_gru"] and "demo/gru" in names
+    assert names[:5] == ["train", "ensemble", "progressive", "search", "abaw2021/teacher_gru"] and "demo/gru" in names
     assert not any(name.startswith("backbones/") or name == "demo/mae" for name in names)
     assert next(line for line in lines if line.startswith("abaw4/gru ")).endswith("segment to segment of a video.")
     assert printed() == "\n".join(lines) + "\n"

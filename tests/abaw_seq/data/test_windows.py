@@ -98,3 +98,13 @@ def test_nonsense_is_refused(frames, length):
         covering_windows(frames, length)
     with pytest.raises(ValueError, match="step must be"):
         overlapping_windows(10, 4, 5)
+
+
+@pytest.mark.parametrize(("length", "step"), [(32, 16), (32, 32), (12, 5)])
+def test_training_windows_with_a_step_begin_at_every_step_and_end_with_the_video(length, step):
+    lengths = [100, 7, 33]
+    batches = list(batches_of_windows(lengths, length, 4, np.random.default_rng(0), step=step))
+    windows = {tuple(row) for batch in batches for row in batch.tolist()}
+    expected = {(v, s, n) for v, frames in enumerate(lengths) for s, n in overlapping_windows(frames, length, step)}
+    assert windows == expected and sum(map(len, batches)) == len(expected)
+    assert all(len({row[2] for row in batch.tolist()}) == 1 for batch in batches)
