@@ -103,7 +103,8 @@ class _Step:
 
 def _train_epoch(members: list[Member], epochs: list[Epoch]) -> list[Tensor]:
     """Train every member for an epoch of its own; their mean losses (1 + tasks,)."""
-    stack = Stack([member.model for member in members])
+    models = [member.model for member in members if isinstance(member.model, MultiTaskModel)]  # all: see stack_key
+    stack = Stack(models)
     generators = [
         torch.Generator(member.device).manual_seed(epoch.seed) for member, epoch in zip(members, epochs, strict=True)
     ]
