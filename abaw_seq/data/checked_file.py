@@ -26,6 +26,9 @@ MOST_COMPRESSED = 1032
 """How many bytes one stored byte can stand for: the bound of deflate."""
 FREE_BYTES = 16 * 2**20
 """What may be declared without being stored, as data sets are that were filled in part."""
+PLAIN_TYPES = (h5py.h5t.STRING, h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
+HEAPS_WITHIN = 2**20
+HEAP_HEADER = 16
 LONGEST_ATTRIBUTE = 2**20
 LONGEST_REASON = 160
 
@@ -41,6 +44,8 @@ class CheckedFile:
         self.path, self.kind = path, kind
         if not path.is_file():
             raise UserError(f"{path}: no such {kind}")
+        if _has_endless_heap(path):
+            raise UserError(f"{path}: not a readable HDF5 file, its texts are damaged")
         try:
             self._file = h5py.File(path, "r", locking=False)
         except Exception as error:  # HDF5 raises anything
@@ -121,6 +126,8 @@ class CheckedFile:
             stored = owner.attrs.get_id(name)
             if stored.shape not in ((), (1,)) or stored.get_storage_size() > LONGEST_ATTRIBUTE:
                 raise self.fault(f"attribute {name} has shape {list(stored.shape or ())}, not one value", *place)
+            if stored.get_type().get_class() not in PLAIN_TYPES:  # HDF5 may not survive reading others, if damaged
+                raise self.fault(f"attribute {name} is neither a text nor a number", *place)
             value = owner.attrs[name]
             value = value.item() if isinstance(value, np.ndarray | np.generic) else value
             value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
@@ -187,12 +194,33 @@ class CheckedFile:
             raise self.fault(f"cannot be read, the file is damaged ({_short(error)})", *place) from None
 
 
+def _has_endless_heap(path: Path) -> bool:
+    """Whether HDF5 would never end reading a text: it steps from object to object of a heap, by the lengths they claim.
+
+    Looks at the start of the file, where a small file's texts are, and those that say what a large one is.
+    """
+    with path.open("rb") as file:
+        start = file.read(HEAPS_WITHIN)
+    place = start.find(b"GCOL")
+    while place >= 0:
+        end = min(place + int.from_bytes(start[place + 8 : place + 16], "little"), len(start))
+        at = place + HEAP_HEADER
+        while at + HEAP_HEADER <= end:
+            index, length = start[at : at + 2], int.from_bytes(start[at + 8 : at + 16], "little")
+            step = length if index == b"\0\0" else HEAP_HEADER + -(-length // 8) * 8
+            if step % 2**64 == 0:
+                return True
+            at += step
+        place = start.find(b"GCOL", place + 4)
+    return False
+
+
 def _problem(data: h5py.Dataset, kinds: str) -> str:
     """What forbids reading a data set; empty if nothing does. Without `kinds` any type will do."""
     layout = data.id.get_create_plist()
     if layout.get_layout() == h5py.h5d.VIRTUAL or layout.get_external_count():
         return "takes its values from other files; copy them into the file"
-    if kinds and data.dtype.kind not in kinds:
+    if kinds and data.dtype.kind not in kinds or (data.dtype.kind == "O" and not h5py.check_string_dtype(data.dtype)):
         return f"holds {data.dtype}, not numbers"
     if data.shape is None:
         return "holds nothing"

@@ -67,6 +67,8 @@ REFUSED = {
         lambda f: f["backbones/toy"].attrs.__setitem__("preprocessing", "[" * 9000),
     "backbone toy: attribute arch has shape [2], not one value":
         lambda f: f["backbones/toy"].attrs.__setitem__("arch", np.zeros(2)),
+    "video v: attribute split is neither a text nor a number":
+        lambda f: f["videos/v"].attrs.create("split", f["videos/v"].ref, dtype=h5py.ref_dtype),
     "attribute version is 'one', not a whole number": lambda f: f.attrs.__setitem__("version", "one"),
     "video v: attribute split is": lambda f: f["videos/v"].attrs.__setitem__("split", 3),
 }  # fmt: skip
@@ -112,6 +114,17 @@ def test_a_group_is_copied_only_if_all_in_it_is_of_the_file(path, tmp_path):
     with FeatureReader(path) as reader, h5py.File(tmp_path / "copy.h5", "w") as copy:
         with pytest.raises(UserError, match="video v: time is a link; copy what it points to into the file"):
             reader.copy_video("v", copy)
+
+
+@pytest.mark.parametrize("claimed", [0, 2**64 - 16])
+def test_a_heap_of_texts_without_end_is_refused(path, claimed):
+    blob = bytearray(path.read_bytes())
+    first = blob.index(b"GCOL") + 16
+    blob[first : first + 2] = bytes(2) if claimed == 0 else b"\1\0"
+    blob[first + 8 : first + 16] = claimed.to_bytes(8, "little")
+    path.write_bytes(blob)
+    with pytest.raises(UserError, match="f.h5: not a readable HDF5 file, its texts are damaged"):
+        FeatureReader(path)
 
 
 def test_damaged_prediction_files_name_the_video(tmp_path):
