@@ -18,7 +18,7 @@ LOWEST := .venv-lowest
 
 ifdef DATA
 CONFIGS   := configs/abaw4
-ABAW7     := abaw7/progressive
+ABAW7     := abaw7/progressive --set common.backbones=[mae]
 HEADS     := lstm gru transformer none
 VIDEOS    := $(DATA)
 ifndef ANNOTATIONS

@@ -39,7 +39,7 @@ def test_the_demo_pipeline_trains_its_encoders_before_it_extracts(tmp_path):
 
 
 def test_progressive_training_in_small_follows_the_features(tmp_path):
-    plan = make("-n", f"OUT={tmp_path}/out").stdout
+    plan = make("-n", "abaw7", f"OUT={tmp_path}/out").stdout
     steps = ["abaw-extract", "abaw-seq progressive --config demo/progressive", "abaw-seq report"]
     positions = [plan.index(step) for step in steps]
     assert positions == sorted(positions) and "make abaw7" in make().stdout

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from abaw_seq.models.dropout import Dropout
 from abaw_seq.models.encoders import Attention, Encoded, Recurrent, State
-from abaw_seq.models.frameworks import ModelConfig, MultiTaskModel
+from abaw_seq.models.frameworks import ModelConfig
 from abaw_seq.models.heads import PredictionEmbedding, Standardise
+from abaw_seq.models.joint import SequenceModel
 
 
 @dataclass
@@ -77,7 +78,7 @@ class Stack:
     `network` is called as a single model, with a batch of members x windows; use it within `computing`.
     """
 
-    def __init__(self, models: Sequence[MultiTaskModel]):
+    def __init__(self, models: Sequence[SequenceModel]):
         self.present = Present()
         self.shared: list[tuple[nn.Parameter, list[nn.Parameter]]] = []
         """Each stacked parameter, and those of the members that are views of it."""
