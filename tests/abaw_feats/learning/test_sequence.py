@@ -221,7 +221,7 @@ def test_cached_features_are_fused_by_video_and_frame(faces, tmp_path):
 
 @pytest.mark.parametrize(
     ("sequence", "reason"),
-    [({"length": 0}, "length and step"), ({"step": 0}, "length and step"), ({"checkpoint": -1}, "checkpoint must not"),
+    [({"length": 0}, "length must be"), ({"step": 0}, "step must be"), ({"checkpoint": -1}, "checkpoint must be"),
      ({"backbones": ["a"]}, "backbones need the feature files")],
 )  # fmt: skip
 def test_settings_that_cannot_work_are_refused(sequence, reason):
