@@ -79,7 +79,8 @@ def test_a_process_that_dies_is_said_with_the_images_it_was_at(paths):
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_no_process_is_left_when_the_parent_ends(paths, end):
     program = f"""
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores Ctrl-C
 from abaw_feats.reading.decoder_processes import Decoders
 with Decoders(2, 1000) as decoders:
     with decoders.decoded({paths[:2]!r}):
