@@ -62,8 +62,9 @@ class ProgressiveConfig(Checked):
         super().__post_init__()
         if not self.separate or not self.seeds or len({*self.seeds}) < len(self.seeds):
             raise ValueError("separate and seeds must name at least one each, no seed twice")
-        if wrong := [name for name in (*self.separate, self.prefix) if not name.isidentifier()]:
-            raise ValueError(f"separate: {wrong[0]!r} cannot name a model; use letters, digits and _")
+        for key, names in (("separate", self.separate), ("prefix", (self.prefix,))):
+            if wrong := [name for name in names if not name.isidentifier()]:
+                raise ValueError(f"{key}: {wrong[0]!r} cannot be part of a name; use letters, digits and _")
         owners: dict[str, str] = {}
         for name in self.separate:
             config = self.separate_config(name)
@@ -144,9 +145,9 @@ class ProgressiveConfig(Checked):
     def _settings(self, where: str, own: dict[str, Any], seed: int) -> TrainConfig:
         mapping = configs.merged(copy.deepcopy(self.common), copy.deepcopy(own))
         try:
-            return configs.load(TrainConfig, mapping, (*self.set, f"seed={seed}"))
+            return dataclasses.replace(configs.load(TrainConfig, mapping, self.set), seed=seed)
         except UserError as error:
-            raise ValueError(f"{where}: {error}") from None
+            raise ValueError(f"{where}: {str(error).removeprefix('config: ')}") from None
 
 
 def load_progressive(path: str | Path, overrides: tuple[str, ...] = ()) -> ProgressiveConfig:
