@@ -267,7 +267,10 @@ def _rate(done: int, started: float) -> str:
 
 
 def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """Print a table to standard output; the first column is left-aligned, the others right."""
+    """Print a table to standard output; the first column is left-aligned, the others right.
+
+    A cell may have several lines, except in the first column, where names from outside stand.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -276,7 +279,9 @@ def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     for k, name in enumerate(header):
         table.add_column(Text(visible_line(name)), justify="left" if k == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(visible_line(cell)) for cell in row))
+        first, *others = row
+        cells = ["\n".join(map(visible_line, cell.split("\n"))) for cell in others]
+        table.add_row(*map(Text, [visible_line(first), *cells]))
     width = None if sys.stdout.isatty() else 120
     print_result(title)
     Console(width=width).print(table)

@@ -37,6 +37,10 @@ sys.meta_path.insert(0, Watched())
 """
 
 
+HEARS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+"""For a shell's background, where Ctrl-C is ignored."""
+
+
 def start(code, *arguments, **settings):
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.Popen(
@@ -79,7 +83,8 @@ def test_a_terminated_command_ends_its_children_keeps_what_is_finished_and_goes_
     arguments = ["crossval", "--feats", toy_feats, "--folds", "2", "--run", run, "--jobs", "2", "--resume", "--set"]
     arguments += ["epochs=100000", "model.encoder.kind=none", "model.encoder.dim=8", "model.head=[8]"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with start(ENTRIES["abaw-seq"][0], *arguments, env=environment, start_new_session=True) as process:
+    code = HEARS + ENTRIES["abaw-seq"][0]
+    with start(code, *arguments, env=environment, start_new_session=True) as process:
         until = time.monotonic() + 120
         while len(list(run.glob("*/last.pt"))) < 2:
             assert process.poll() is None and time.monotonic() < until, process.communicate()
@@ -89,7 +94,10 @@ def test_a_terminated_command_ends_its_children_keeps_what_is_finished_and_goes_
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
-        errors = process.communicate(timeout=60)[1]
+        try:
+            errors = process.communicate(timeout=60)[1]
+        finally:
+            process.kill()
     assert process.returncode == CODES[number] and "Traceback" not in errors, errors
     assert errors.rstrip().splitlines()[-1].endswith("what was finished is kept")
     assert len(children) >= 2 and not psutil.wait_procs(children, timeout=20)[1]

@@ -29,7 +29,7 @@ from abaw_seq.terminal import (
 @jobs_option
 @device_option
 def progressive(feats, config_file, overrides, run, until, annotations, jobs, device) -> None:
-    """Train a model per task, then joint models on what these have learned.
+    """Train a model per task, then joint models on their features.
 
     The steps are: separate models; their features, as a feature file; joint models, which fuse these features; the
     comparison. Called again it goes on where it was interrupted, and does nothing twice. --set changes all models, or,
