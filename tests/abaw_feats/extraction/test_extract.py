@@ -330,7 +330,7 @@ def test_killed_at_thirty_random_moments_the_file_ends_equal_to_an_uninterrupted
 
     out, rng, kills, ends = tmp_path / "feats.h5", random.Random(0), 0, 0
     finished: set[str] = set()
-    while kills < 30 or not out.exists():
+    while kills < 30 or ends < 2 or not out.exists():  # on a machine that slows down, few runs come to their end
         process = start(out)
         process.join(rng.uniform(0, seconds) if kills < 30 else None)
         killed = process.is_alive()
@@ -342,7 +342,7 @@ def test_killed_at_thirty_random_moments_the_file_ends_equal_to_an_uninterrupted
             assert same(read(out), uninterrupted)
             finished = set()
             ends += 1
-            if kills < 30:
+            if kills < 30 or ends < 2:
                 out.unlink()
         else:
             assert finished <= here, "a finished video was lost"
@@ -350,7 +350,7 @@ def test_killed_at_thirty_random_moments_the_file_ends_equal_to_an_uninterrupted
             for name in here:
                 ((video, values),) = read(tmp_path / "feats.h5.parts" / name).items()
                 assert same({video: values}, {video: uninterrupted[video]})
-    assert ends >= 2 and same(read(out), uninterrupted)
+    assert same(read(out), uninterrupted)
 
 
 def test_ranges():
